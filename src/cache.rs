@@ -20,7 +20,7 @@ use crate::{
     redis_pool::{CircuitBreaker, RedisPool},
 };
 
-/// Time limit of a Redis command. After it, the cache loads the value instead of waiting for Redis.
+/// Time limit of a Redis command. When it ends, the cache loads the value instead of waiting for Redis.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(100);
 /// Maximum number of keys for which a process shares concurrent loads. Loads of further keys are not shared.
 const MAX_SHARED_LOADS: usize = 1_000;
@@ -46,14 +46,15 @@ impl Cache {
         }
     }
 
-    /// Returns the cached value of `key`. If there is none, calls `load` and stores its value for `ttl`, at least one
-    /// millisecond.
+    /// Returns the cached value of `key`. If no value is cached, calls `load`, and stores and returns the loaded value. The
+    /// value expires after `ttl`, or after one millisecond if `ttl` is shorter.
     ///
     /// Concurrent callers in this process share one load. If Redis is unavailable or the cached value is not a `T`,
-    /// `load` is called.
+    /// this method calls `load`.
     ///
     /// # Errors
-    /// Those of `load`; [`Error::Unavailable`] if the load that this call shares with a concurrent caller failed.
+    /// Those of `load`; [`Error::Unavailable`] if the load that this call shares with a concurrent caller failed;
+    /// [`Error::Internal`] if the value cannot be serialized.
     pub async fn get_or_load<T: Serialize + DeserializeOwned>(
         &self,
         key: &str,
@@ -86,7 +87,7 @@ impl Cache {
             Ok(value)
         }
         .await;
-        // Gives the value to the waiting callers. Later callers read Redis again.
+        // Gives the result to the callers that wait for this load. Later callers read Redis again.
         let _ = guard.insert(loaded);
         self.loads.remove(&key);
         result
@@ -99,7 +100,7 @@ impl Cache {
         self.run_command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;
     }
 
-    /// Runs a Redis command. Returns `None` if Redis is unavailable.
+    /// Runs a Redis command. Returns `None` if Redis does not answer in time or answers with an error.
     async fn run_command<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
         self.redis.try_command(&command, &self.breaker).await.ok()
     }

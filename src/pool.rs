@@ -1,4 +1,4 @@
-//! The error reporting that the pools of PostgreSQL and Redis share.
+//! Errors of opening connections, for the pools of PostgreSQL and Redis.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,15 +7,16 @@ use std::{
 
 use crate::error::{BoxError, chain};
 
-/// Age after which an error no longer explains why there is no connection.
+/// Age after which an error of opening a connection no longer explains why the pool has no connection.
 const ERROR_MAX_AGE: Duration = Duration::from_secs(5);
 
-/// The last error of opening a connection. The pool itself only reports that there was no connection in time.
+/// The last error of opening a connection. The error of a checkout only says that no connection was available in time.
 #[derive(Debug, Clone, Default)]
 pub struct LastError(Arc<Mutex<Option<(Instant, String)>>>);
 
 impl LastError {
-    /// Returns the reason why the pool has no connection.
+    /// Returns the reason why the pool has no connection: the last error if it is recent, or else that no connection was
+    /// free in time.
     pub fn explain(&self) -> String {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Some((at, error)) if at.elapsed() < ERROR_MAX_AGE => error.clone(),

@@ -1,8 +1,9 @@
-//! The Redis pool. The cache, the rate limits and the clients of the queue use it; workers have their own connections.
+//! The Redis pool. The cache, the rate limits, the counters of attempts and the clients of the queue use it. Workers have
+//! their own connections.
 //!
 //! Connections are multiplexed. A connection returns to the pool before its command is answered, so it carries the
-//! commands of many callers at the same time. The pool pings only connections that were idle. It discards those that have
-//! failed, and all of them when another server becomes the primary.
+//! commands of many callers at the same time. The pool pings only connections that were idle. It discards connections that
+//! have failed, and all connections when another server becomes the primary.
 
 use std::{
     io,
@@ -34,41 +35,46 @@ const POOL_SIZE: u32 = 8;
 /// Time limit for opening a connection, or `REDIS_TIMEOUT_MS` if that is longer. A checkout waits for `REDIS_TIMEOUT_MS`
 /// only; later checkouts can use the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum time for which a Sentinel or a node of a cluster that does not answer delays the answers of the others.
+/// Maximum time to wait for the answer of a Sentinel or a node of a cluster, or a third of `REDIS_TIMEOUT_MS` if that is
+/// shorter. A server that does not answer delays the answers of the others by this time.
 const MAX_ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time between two attempts at a command that the server refuses because it is not the primary.
+/// Time between two attempts at a command that the server refuses because of its role or state.
 const FAILOVER_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// A connection that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
-/// Probes keep an idle connection open in firewalls, which drop it silently otherwise, and find an unreachable server.
+/// Idle time before the first TCP keepalive probe. Without probes, firewalls silently drop idle connections. Probes also
+/// detect an unreachable server.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// Time between two TCP keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// TTL of the key that [`RedisPool::probe`] writes, in milliseconds.
 const PROBE_TTL_MS: u64 = 10_000;
 
-/// How long a circuit breaker stays open after a failure.
+/// How long a circuit breaker stays open after a failure. While it is open, calls fail immediately.
 const OPEN_FOR: Duration = Duration::from_secs(1);
 
 /// Connections to Redis; clones share them.
 ///
 /// A command is sent again on another connection if its connection fails, or if a server refuses it during a failover. So
-/// every command must be safe to repeat. All attempts together take at most twice the timeout.
+/// every command must be safe to repeat. All attempts together take at most twice `REDIS_TIMEOUT_MS`, or less for the methods
+/// with a shorter limit.
 #[derive(Clone)]
 pub struct RedisPool {
     connections: bb8::Pool<Manager>,
     servers: RedisServers,
     /// Hosts and ports, for messages.
     location: Arc<str>,
+    /// `REDIS_TIMEOUT_MS`.
     timeout: Duration,
-    /// The deadline of all commands of this clone. `None` allows each command twice the timeout.
+    /// The deadline of all commands of this clone. `None` allows each command twice `timeout`.
     deadline: Option<Instant>,
     last_error: LastError,
     breaker: CircuitBreaker,
 }
 
 impl RedisPool {
-    /// Creates the pool; the first command connects.
+    /// Creates the pool without connecting: the first command connects.
     ///
     /// # Errors
     /// If `REDIS_URL` or the `REDIS_*` parts are invalid.
@@ -94,10 +100,10 @@ impl RedisPool {
         &self.servers
     }
 
-    /// Checks that Redis answers.
+    /// Checks that Redis answers a PING.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if it does not.
+    /// [`Error::Unavailable`] if Redis does not answer within twice `REDIS_TIMEOUT_MS`, or answers with an error.
     pub async fn ping(&self) -> Result<()> {
         let answer: RedisResult<()> = redis::cmd("PING").query_async(&mut self.clone()).await;
         answer.map_err(unavailable)
@@ -113,19 +119,19 @@ impl RedisPool {
         answer.map_err(unavailable)
     }
 
-    /// Invokes a script for a caller that can continue without Redis: within a third of the timeout, and through the
+    /// Invokes a script for a caller that can continue without Redis: within a third of `REDIS_TIMEOUT_MS`, and through the
     /// circuit breaker of the pool.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer in time, or the circuit breaker is open.
+    /// [`Error::Unavailable`] if Redis does not answer in time or answers with an error, or the circuit breaker is open.
     pub async fn try_invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
         self.breaker.call(script.invoke_async(&mut self.within(self.breaker.timeout))).await
     }
 
-    /// Sends a command for a caller that can continue without Redis, within the timeout of its circuit breaker.
+    /// Sends a command for a caller that can continue without Redis, through `breaker` and within its timeout.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer in time, or the circuit breaker is open.
+    /// [`Error::Unavailable`] if Redis does not answer in time or answers with an error, or the circuit breaker is open.
     pub async fn try_command<T: FromRedisValue>(&self, command: &Cmd, breaker: &CircuitBreaker) -> Result<T> {
         breaker.call(command.query_async(&mut self.within(breaker.timeout))).await
     }
@@ -145,8 +151,9 @@ impl RedisPool {
     }
 
     /// Sends a request. If the connection fails, or another server becomes the primary, sends the request again on another
-    /// connection. After a restart of Redis, all connections of the pool have failed, so there are several attempts. If the
-    /// server refuses the request because it is no longer the primary, tries again until another server is the primary.
+    /// connection. After a restart of Redis, all connections of the pool have failed, so there are up to `POOL_SIZE` further
+    /// attempts. If a server with failover refuses the request because of its role or state, sends the request again until
+    /// the deadline.
     async fn request<T, A>(&self, send: impl Fn(MultiplexedConnection) -> A) -> RedisResult<T>
     where
         A: Future<Output = RedisResult<T>>,
@@ -219,8 +226,8 @@ fn with_keepalive(info: ConnectionInfo) -> ConnectionInfo {
     info.set_tcp_settings(settings)
 }
 
-/// Returns whether the server refuses commands, also those of a script, because of its role or state, as after a failover. A
-/// new connection may reach another server.
+/// Returns whether a server has refused a command, or a command in a script, because of its role or state, as after a
+/// failover. A new connection may reach another server.
 fn is_unusable_server(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly};
     matches!(error.kind(), ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly))
@@ -235,7 +242,7 @@ fn unavailable(error: RedisError) -> Error {
 }
 
 /// A circuit breaker for callers that can continue without Redis. After a failure, calls fail immediately for one
-/// second.
+/// second. Clones share the state.
 #[derive(Clone)]
 pub struct CircuitBreaker {
     timeout: Duration,
@@ -243,12 +250,12 @@ pub struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Creates a closed circuit breaker. Calls through a pool method have to finish within `timeout`.
+    /// Creates a closed circuit breaker. [`RedisPool::try_command`] gives each command at most `timeout`.
     pub fn new(timeout: Duration) -> Self {
         Self { timeout, failed_at: Arc::default() }
     }
 
-    /// Awaits `answer`, unless the circuit breaker is open. An error opens it.
+    /// Awaits `answer`, unless the circuit breaker is open. An error opens the circuit breaker.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if `answer` is an error, or the circuit breaker is open.
@@ -266,12 +273,13 @@ impl CircuitBreaker {
     }
 }
 
-/// A pooled connection. Clones share the connection and the flag whether it has failed.
+/// A pooled connection. Clones share the connection and the flag `failed`.
 #[derive(Clone)]
 struct Connection {
     inner: MultiplexedConnection,
+    /// Whether a command on this connection has failed in a way that makes the connection unusable.
     failed: Arc<AtomicBool>,
-    /// The number of changes of the primary when it was opened.
+    /// [`RedisServers::changes`] when the connection was opened.
     primary_changes: u64,
     last_used: Instant,
     /// Whether a ping is in progress or was interrupted.

@@ -1,4 +1,4 @@
-//! The counters of this process. They follow the rules of `attempts.lua`.
+//! The counters of this process. They work as those of `attempts.lua`, but with `free_attempts_without_redis`.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -18,12 +18,15 @@ pub(super) struct LocalCounters {
     started_at: Instant,
 }
 
-/// The state of a counter. Times are in seconds since the table was created.
+/// The state of a counter. Times are in seconds since the table was created. An entry that is not in use has no failures.
 #[derive(Clone, Copy, Default)]
 struct Entry {
     id: u64,
+    /// Number of failures.
     count: u32,
+    /// End of the wait.
     until: f64,
+    /// Time from which on the entry is not in use.
     expires: f64,
 }
 
@@ -33,7 +36,7 @@ impl LocalCounters {
         Self { entries: Mutex::new(entries), started_at: Instant::now() }
     }
 
-    /// Returns the seconds to wait, as [`Attempts::run`](super::Attempts::run) does.
+    /// Applies an operation, and returns the seconds to wait, as [`Attempts::run`](super::Attempts::run) does.
     pub(super) fn run(&self, operation: Operation, counters: &[Counter]) -> u64 {
         self.run_at(self.started_at.elapsed().as_secs_f64(), operation, counters)
     }
@@ -79,8 +82,8 @@ impl Entry {
     }
 }
 
-/// Returns the index of the counter's entry and true. If there is none, returns the index of the entry to
-/// replace, and false.
+/// Returns the index of the counter's entry and true. If the counter has no entry, returns the index of the entry
+/// that it replaces, and false.
 fn find(entries: &[Entry], now: f64, counter: &Counter) -> (usize, bool) {
     let first = usize::try_from(counter.id % SETS).unwrap_or_default() * WAYS;
     let failures = |index: &usize| if entries[*index].expires > now { entries[*index].count } else { 0 };

@@ -31,6 +31,7 @@ pub struct Rule {
     pub free_attempts: u32,
     /// As `free_attempts`, while Redis is unavailable and each process counts by itself.
     pub free_attempts_without_redis: u32,
+    /// The longest wait. The first wait is a second, and each further failure doubles the wait.
     pub max_wait_seconds: u32,
     /// The counter expires this long after the last failure.
     pub ttl_seconds: u32,
@@ -54,7 +55,7 @@ pub struct Wait {
 /// An operation on counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Counts nothing.
+    /// Returns the wait without counting.
     Check,
     /// Counts the attempt as failed if it is allowed.
     Acquire,
@@ -86,8 +87,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Creates the counters. Their ids are derived from `secret`. Keys in Redis are
-    /// `<prefix>:throttle:<rule>:<set>:<entry>`.
+    /// Creates the counters. Their ids are HMACs with `secret`. Keys in Redis are `<prefix>:throttle:<rule>:<set>:<entry>`.
     pub fn new(redis: RedisPool, prefix: &str, secret: &str) -> Self {
         Self {
             redis,
@@ -112,10 +112,11 @@ impl Attempts {
         self.wait(operation, counters).await.map_or(0, |wait| wait.seconds)
     }
 
-    /// As [`Self::run`], but also returns the rule that refuses the attempt, or `None` if it is allowed.
+    /// As [`Self::run`], but also returns the rule with the longest wait. Returns `None` if an attempt is allowed, and for
+    /// [`Operation::Fail`] and [`Operation::Reset`].
     ///
-    /// The process also counts while Redis works, so that its own counters are right when Redis fails. They
-    /// decide only then, because another replica may have reset the counters in Redis.
+    /// The process also counts while Redis works, so that its own counters are right when Redis fails. The own counters
+    /// decide only while Redis fails, because another replica may have reset the counters in Redis.
     pub async fn wait(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
         let local = self.wait_locally(operation, counters);
         match self.run_script(operation, counters).await {
@@ -135,8 +136,8 @@ impl Attempts {
         }
     }
 
-    /// As [`Self::wait`], with the counters of this process only. For resources that each process has for
-    /// itself, such as CPU time.
+    /// As [`Self::wait`], with the counters of this process only. Use it to limit a resource of the process, such as CPU
+    /// time.
     pub fn wait_locally(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
         let seconds = self.local.run(operation, counters);
         let own_wait = |counter: &&Counter| self.local.run(Operation::Check, slice::from_ref(*counter));
@@ -144,8 +145,9 @@ impl Attempts {
         Some(Wait { rule: slowest.rule.name, seconds })
     }
 
-    /// Applies an operation to the counters in Redis. Returns the seconds to wait, and the index of the
-    /// counter with the longest wait, which starts with 1. Both are 0 if an attempt is allowed.
+    /// Applies an operation to the counters in Redis. Returns the seconds to wait, and the number of the counter with the
+    /// longest wait, counted from 1. Both are 0 if an attempt is allowed, and for [`Operation::Fail`] and
+    /// [`Operation::Reset`].
     async fn run_script(&self, operation: Operation, counters: &[Counter]) -> Result<(u64, usize)> {
         if counters.is_empty() {
             return Ok((0, 0));

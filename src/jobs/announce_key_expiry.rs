@@ -8,7 +8,7 @@ use crate::{
     services::api_key_notices::announce_expiries,
 };
 
-/// Sends notices about API keys that expire within a week. Runs hourly.
+/// Sends one notice about each API key that expires within a week. Runs hourly.
 #[derive(Serialize, Deserialize)]
 pub struct AnnounceKeyExpiry {}
 

@@ -54,14 +54,14 @@ impl Context {
     /// the membership again, because it may have changed since the job was enqueued.
     ///
     /// # Errors
-    /// The error cancels the job if the owner may not act in the organization now. It retries the job if PostgreSQL
-    /// does not answer.
+    /// Return the error from `run`: it cancels the job if the owner may not act in the organization now, and retries the job
+    /// if PostgreSQL does not answer.
     pub async fn org(&self, permission: Permission) -> JobResult<OrgAccess> {
         org_jobs::access(&self.state, &self.origin, permission).await.map_err(org_failure)
     }
 
-    /// Returns the context of the request that enqueued the job. Audit entries of the job then contain its owner and
-    /// the id of this request.
+    /// Returns the context of the request that enqueued the job. Audit entries of a change with this context contain the owner
+    /// of the job and the id of the request.
     pub fn request(&self) -> RequestContext {
         let text = |value: &Option<String>| value.as_deref().map(Arc::from);
         RequestContext {
@@ -82,7 +82,8 @@ fn org_failure(error: Error) -> Failure {
     }
 }
 
-/// The queue of the product's own jobs. Every worker serves this queue first, and users cannot enqueue jobs in it.
+/// The queue of the product's own jobs. A worker serves this queue first, unless `WORKER_SYSTEM_QUEUE` is off. Users cannot
+/// enqueue jobs in it.
 pub const SYSTEM_QUEUE: &str = "system";
 
 /// The jobs that a worker can run. To add a job, add a file to `src/jobs` and a row here.

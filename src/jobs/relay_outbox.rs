@@ -18,7 +18,7 @@ pub struct RelayOutbox {}
 impl Job for RelayOutbox {
     type State = App;
     type Output = Value;
-    // The name that earlier releases use. They may run at the same time during a rolling upgrade.
+    // The name of this job in earlier releases, which may run at the same time during a rolling upgrade.
     const NAME: &'static str = "hand_over_letters";
     const QUEUE: &'static str = SYSTEM_QUEUE;
     const RESULT_TTL: Duration = Duration::from_secs(600);
@@ -31,7 +31,7 @@ impl Job for RelayOutbox {
     async fn run(self, ctx: Context) -> JobResult {
         match sweep(&ctx.state).await {
             Ok(jobs) => Ok(json!({ "jobs": jobs })),
-            // Discards the failed job instead of keeping it, because the next run follows in a minute.
+            // Cancels the job instead of retrying it or keeping it as failed, because the next run follows in a minute.
             Err(error) => Err(Failure::discard(error.to_string())),
         }
     }

@@ -16,7 +16,8 @@ pub struct SendEmail {
     pub to: String,
     pub subject: String,
     pub body: String,
-    /// Whether the user who enqueued the job may send email to this address when an SMTP server is configured.
+    /// Whether the user who enqueued the job may send email to this address when an SMTP server is configured. Without an
+    /// SMTP server, no mail leaves this machine, and the field has no effect.
     pub permitted: bool,
 }
 

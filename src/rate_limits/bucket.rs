@@ -5,11 +5,11 @@ use super::subject::{Caller, Class, Subject};
 
 /// The time in which an empty bucket becomes full.
 pub(super) const WINDOW: u64 = 60 * SECOND;
-/// Time between two refusals of a subject that are logged.
-const REPORT_INTERVAL: u64 = 60 * SECOND;
+/// Minimum time between two logged refusals of a subject.
+const LOG_INTERVAL: u64 = 60 * SECOND;
 const SECOND: u64 = 1_000_000_000;
 
-/// How many requests are allowed: as many at once as in a minute.
+/// A number of requests per minute. All of them may be sent at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     quota: u32,
@@ -29,36 +29,38 @@ impl Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub is_allowed: bool,
-    /// The number of further requests that are allowed now.
+    /// The number of further requests that are allowed at once.
     pub remaining: u32,
-    /// Whole seconds until the bucket is full or, if no request remains, until the next one is allowed. At least 1.
+    /// Seconds until the bucket is full or, if no request remains, until the next request is allowed. Rounded up, at least 1.
     pub reset_seconds: u64,
     /// Whether to log the refusal: it is the first one of this subject in a minute.
     pub is_reported: bool,
 }
 
-/// The bucket of a subject. A bucket that is full has no state, so it can be replaced by one of another subject.
+/// The bucket of a subject. A full bucket limits nothing, so the bucket of another subject can replace it.
 #[derive(Clone, Copy)]
 pub(super) struct Bucket {
     pub(super) subject: Subject,
-    /// When the bucket is full again. If that is in a minute, the bucket is empty; if later, it has a debt.
+    /// When the bucket is full again. The bucket is empty if this time is a minute from now, and has a debt if it is later.
     pub(super) full_at: u64,
+    /// The `interval` of the limit of the last request.
     interval: u64,
-    report_at: u64,
+    /// The earliest time at which a refusal is logged again.
+    log_at: u64,
     /// Allowed requests that are not reported to Redis yet.
     unsettled: u32,
 }
 
 impl Bucket {
-    /// A full bucket of any subject.
+    /// A full bucket. Its subject is arbitrary.
     pub(super) const UNUSED: Self = Self::new(Subject { caller: Caller::Network(None), class: Class::Auth });
 
     /// Creates a full bucket.
     pub(super) const fn new(subject: Subject) -> Self {
-        Self { subject, full_at: 0, interval: 0, report_at: 0, unsettled: 0 }
+        Self { subject, full_at: 0, interval: 0, log_at: 0, unsettled: 0 }
     }
 
-    /// Takes a token. A refused request takes none.
+    /// Takes a token if the bucket has one.
     pub(super) fn take(&mut self, now: u64, limit: Limit) -> Decision {
         let Limit { quota, interval } = limit;
         self.interval = interval;
@@ -68,13 +70,13 @@ impl Bucket {
             self.full_at = full_at;
             self.unsettled = self.unsettled.saturating_add(1);
         }
-        let is_reported = !is_allowed && self.report_at <= now;
+        let is_reported = !is_allowed && self.log_at <= now;
         if is_reported {
-            self.report_at = now + REPORT_INTERVAL;
+            self.log_at = now + LOG_INTERVAL;
         }
         let missing = self.full_at.max(now) - now;
         let remaining = WINDOW.saturating_sub(missing) / interval;
-        // Less than one token remains, so the sum is greater than the window.
+        // If less than one token remains, the sum is greater than the window.
         let wait = if remaining > 0 { missing } else { (missing + interval).saturating_sub(WINDOW) };
         Decision {
             is_allowed,
@@ -84,16 +86,16 @@ impl Bucket {
         }
     }
 
-    /// Resets the number of unreported requests. Returns their cost: how much later the bucket is full because of them, in
-    /// microseconds. `None` if there are none.
+    /// Resets the number of requests that are not reported to Redis. Returns their cost: how much later the bucket is full
+    /// because of them, in microseconds. Returns `None` if there are no such requests.
     pub(super) fn take_unsettled(&mut self) -> Option<u64> {
         let requests = std::mem::take(&mut self.unsettled);
         (requests > 0).then(|| (u64::from(requests) * self.interval).div_ceil(1_000))
     }
 
-    /// Takes the use by all processes into account. `full_at` is the time at which the shared bucket is full.
+    /// Updates the bucket with the requests of all processes. `full_at` is the time at which the bucket in Redis is full.
     ///
-    /// This never adds tokens to the bucket, so that a Redis that lost its data does not refill it.
+    /// An update never adds tokens, so that the bucket is not refilled if Redis has lost its data.
     pub(super) fn settle(&mut self, full_at: u64) {
         self.full_at = self.full_at.max(full_at + u64::from(self.unsettled) * self.interval);
     }
@@ -106,7 +108,7 @@ mod tests {
     const LIMIT: Limit = Limit::per_minute(3);
     const START: u64 = 1_000 * SECOND;
 
-    /// Returns whether a request is allowed, what remains, and the seconds until it is reset.
+    /// Takes a token. Returns `is_allowed`, `remaining` and `reset_seconds` of the decision.
     fn take(bucket: &mut Bucket, seconds: u64) -> (bool, u32, u64) {
         let decision = bucket.take(START + seconds * SECOND, LIMIT);
         (decision.is_allowed, decision.remaining, decision.reset_seconds)
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn every_quota_is_exact_at_once() {
+    fn exactly_the_quota_is_allowed_at_once() {
         for quota in [1, 7, 60, 1_001, 99_999] {
             let (mut bucket, limit) = (Bucket::UNUSED, Limit::per_minute(quota));
             assert_eq!(bucket.take(START, limit).remaining, quota - 1);
@@ -142,12 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn the_use_by_other_processes_counts_and_is_never_forgotten() {
+    fn requests_at_other_processes_count_also_if_redis_loses_its_data() {
         let mut bucket = Bucket::UNUSED;
         take(&mut bucket, 0);
         assert_eq!(bucket.take_unsettled(), Some(20_000_000));
         take(&mut bucket, 0);
-        // The other process has used two tokens. The request since the report is not among the three that Redis knows.
+        // Another process has used two tokens, so Redis knows three requests. It does not know the last request above yet.
         bucket.settle(START + 60 * SECOND);
         assert_eq!(take(&mut bucket, 39), (false, 0, 1));
         assert_eq!(take(&mut bucket, 40), (true, 0, 20));
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_reported_once_a_minute() {
+    fn a_refusal_is_logged_once_a_minute() {
         let mut bucket = Bucket::UNUSED;
         let mut reported = |second: u64| bucket.take(START + second * SECOND, LIMIT).is_reported;
         let at_once: Vec<_> = (0..6).map(|_| reported(0)).collect();

@@ -24,13 +24,13 @@ impl Clock {
         }
     }
 
-    /// Stops the clock at a time since its creation. For tests: what they count must not depend on how long they take.
+    /// Stops the clock at a time since its creation. Tests call this, so that their results do not depend on their speed.
     pub fn stop_at(&self, time: Duration) {
         self.stopped_at.store(nanoseconds(time), Ordering::Relaxed);
     }
 }
 
-/// Returns a duration in nanoseconds. They are enough for 584 years.
+/// Returns a duration in nanoseconds. A `u64` can hold 584 years.
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(RUNNING - 1)
 }

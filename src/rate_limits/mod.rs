@@ -1,19 +1,19 @@
 //! Rate limits of requests: token buckets in each process, which are settled with Redis in the background.
 //!
 //! A request takes a token of a local bucket, so it waits for no round trip. At most five times a second, the process
-//! reports to Redis which tokens were taken, and learns what all processes have taken together.
+//! reports to Redis which tokens were taken, and learns how many tokens all processes together have taken.
 //!
 //! # What several processes allow together
 //!
-//! A process does not know what other processes have allowed since its last settlement. So N processes together allow at most
-//! the limit and, once, a surplus of N - 1 times the quota. For a caller who sends requests more slowly, the surplus is what
-//! the other N - 1 processes receive between two settlements. The surplus is a debt, which is subtracted from up to ten later
-//! minutes. So it does not repeat.
+//! A process does not know which requests other processes have allowed since its last settlement. If a caller uses the whole
+//! quota at each of N processes between two settlements, the processes together allow the limit and a surplus of N - 1 quotas.
+//! If the caller sends fewer requests, the surplus is only the requests that the other N - 1 processes receive between two
+//! settlements. The surplus becomes a debt, which is subtracted from up to ten later minutes. So the surplus does not repeat.
 //!
 //! # Without Redis
 //!
-//! Each process limits by its own buckets, so N processes allow N times the limit. Use that could not be reported is not
-//! reported later, because Redis would count it as new use.
+//! Each process limits by its own buckets, so N processes allow N times the limit. Requests that could not be reported are not
+//! reported later, because Redis would count them as new requests. The bucket of the process still counts them.
 //!
 //! # Memory
 //!
@@ -53,13 +53,13 @@ use crate::{
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
 
-/// Time between the first use of a bucket and the settlement with Redis.
+/// Time between the first allowed request since the last settlement and the next settlement.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
-/// Time between the first use of a bucket and the settlement, after a settlement has failed.
+/// As [`SETTLE_INTERVAL`], after a settlement has failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of buckets that one call of the script settles. A call occupies Redis for less than a millisecond.
 const BATCH_BUCKETS: usize = 250;
-/// Maximum debt of a bucket in minutes: the longest time for which a caller has to wait.
+/// Maximum debt of a bucket, in windows of a minute. A caller with this debt waits about ten minutes for the next request.
 const MAX_DEBT_WINDOWS: u64 = 10;
 
 /// The rate limits of this process.
@@ -71,13 +71,15 @@ pub struct RateLimits {
     clock: Clock,
     /// Created by the first request, because only some processes limit requests.
     table: LazyLock<Table>,
-    /// Whether a bucket was used since the last settlement began.
+    /// Whether a request was allowed since the last settlement began.
     is_used: AtomicBool,
+    /// Wakes [`Self::settle_regularly`] when `is_used` becomes true.
     used: Notify,
 }
 
 impl RateLimits {
-    /// Creates full buckets. Keys in Redis are `<prefix>:requests:<class>:<id>`. The id is derived from `secret`.
+    /// Creates the rate limits with full buckets. Keys in Redis are `<prefix>:requests:<class>:<id>`. The id is an HMAC of the
+    /// subject with `secret`.
     pub fn new(redis: RedisPool, prefix: &str, secret: &str) -> Self {
         Self {
             redis,
@@ -90,10 +92,10 @@ impl RateLimits {
         }
     }
 
-    /// Counts a request of a caller. A refused request is not counted.
+    /// Decides whether a request of a caller is allowed, and counts it if it is.
     pub fn take(&self, caller: Caller, class: Class, limit: Limit) -> Decision {
         let decision = self.table.take(Subject { caller, class }, limit, self.clock.now());
-        // Most requests only read the flag, so that cores do not compete for it.
+        // Most requests only read `is_used`, so that cores do not compete for its cache line.
         let was_used = || self.is_used.load(Ordering::Relaxed) || self.is_used.swap(true, Ordering::Relaxed);
         if decision.is_allowed && !was_used() {
             self.used.notify_one();
@@ -120,14 +122,17 @@ impl RateLimits {
         }
     }
 
-    /// Reports to Redis what was used since the last call, and takes the use by all processes into account.
+    /// Reports to Redis the requests that were allowed since the last call, in batches of buckets. Updates the buckets with the
+    /// requests of all processes.
     ///
-    /// The pool repeats a command whose connection fails. The use of one interval may then count twice.
+    /// The pool repeats a command whose connection fails. The requests of a batch may then count twice.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer. The use is then not reported.
+    /// [`Error::Unavailable`] if Redis does not answer or answers with an error. Redis then never learns of the requests of the
+    /// remaining batches: a later call does not report them again. Redis may have counted the batch that failed. Earlier
+    /// batches of this call are reported.
     pub async fn settle(&self) -> Result<()> {
-        // The flag is reset before the buckets are read: a request that takes a token later sets it again.
+        // `is_used` is reset before the buckets are read: a request that takes a token later sets it again.
         self.is_used.store(false, Ordering::Relaxed);
         for batch in self.table.take_unsettled().chunks(BATCH_BUCKETS) {
             self.settle_batch(batch).await?;
@@ -136,7 +141,8 @@ impl RateLimits {
     }
 
     async fn settle_batch(&self, batch: &[Usage]) -> Result<()> {
-        // Redis measures the time until a bucket is full at `sent_at` or later. So no bucket seems emptier than it is.
+        // Redis measures the time until a bucket is full at `sent_at` or later. With `sent_at` as the start of this time, no
+        // bucket seems emptier than it is.
         let sent_at = self.clock.now();
         let mut invocation = SCRIPT.prepare_invoke();
         for usage in batch {
@@ -156,7 +162,7 @@ impl RateLimits {
         Ok(())
     }
 
-    /// Returns the clock, which tests stop.
+    /// Returns the clock, so that tests can stop it.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }

@@ -1,9 +1,9 @@
--- Adds the use of buckets by one process to the use by all, and returns the state of each bucket.
+-- Adds the requests that one process has allowed to the buckets of all processes, and returns the state of each bucket.
 --
 -- KEYS: the buckets. A value is the time at which the bucket is full, in microseconds of this server's clock. A bucket that
 -- is full has no key.
--- ARGV[1]: how far in the future that time may be, in microseconds. It bounds what a jump of the clock can do.
--- ARGV[i + 1]: the cost of the use: how much later the bucket of KEYS[i] is full because of it, in microseconds.
+-- ARGV[1]: how far in the future a bucket may be full, in microseconds. So a jump of the clock blocks no caller for longer.
+-- ARGV[i + 1]: the cost of the requests: how much later the bucket of KEYS[i] is full because of them, in microseconds.
 -- Returns for each bucket the microseconds until it is full.
 local time = redis.call('TIME')
 local now, longest = tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(ARGV[1])

@@ -1,4 +1,4 @@
-//! What a bucket counts.
+//! The callers and classes of requests. Each combination has a bucket of its own.
 
 use std::{fmt, net::IpAddr};
 
@@ -14,7 +14,8 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Returns the network of a client. Clients with an unknown address share one, so that they do not evade the limits.
+    /// Returns the network of a client as a caller. All clients with an unknown address are one caller, so that they do not
+    /// evade the limits.
     pub fn network(ip: Option<IpAddr>) -> Self {
         Self::Network(ip.map(client_network))
     }
@@ -34,7 +35,8 @@ impl fmt::Display for Caller {
 /// A class of operations. Each has a limit of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Registration, sign-in, tokens, links.
+    /// Operations below `/auth`, `/invitations` and `/secret-scanning`: registration, login, links, invitations and reports of
+    /// leaked keys.
     Auth,
     Read,
     Write,
@@ -43,7 +45,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Returns the name: in headers, keys and log lines.
+    /// Returns the name in headers, Redis keys and log lines.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Auth => "auth",

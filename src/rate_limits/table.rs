@@ -20,17 +20,17 @@ type Set = [Bucket; WAYS];
 /// A set-associative table of buckets. Its size is fixed.
 ///
 /// In a full set, a new subject replaces the bucket that is full again first. So requests of many callers cannot remove the
-/// bucket of a caller who has used more. A random key of the process decides which subjects share a set, so a client cannot
-/// choose them.
+/// bucket of a caller who has sent more requests. A hash with a random key of the process decides which subjects share a
+/// set, so a client cannot choose the bucket that its requests replace.
 pub(super) struct Table {
     sets: Box<[Mutex<Set>]>,
     hasher: RandomState,
 }
 
-/// The use of a bucket that is not reported to Redis yet.
+/// The requests of a bucket that are not reported to Redis yet.
 pub(super) struct Usage {
     pub(super) subject: Subject,
-    /// How much later the bucket is full because of the use, in microseconds.
+    /// How much later the bucket is full because of the requests, in microseconds.
     pub(super) cost_micros: u64,
 }
 
@@ -40,7 +40,7 @@ impl Table {
         Self { sets, hasher: RandomState::new() }
     }
 
-    /// Takes a token of the bucket of a subject.
+    /// Takes a token of the bucket of a subject. A subject without a bucket gets a new one.
     pub(super) fn take(&self, subject: Subject, limit: Limit, now: u64) -> Decision {
         let mut set = self.set_of(&subject);
         if let Some(bucket) = find(&mut set, &subject) {
@@ -54,7 +54,7 @@ impl Table {
         decision
     }
 
-    /// Takes the unreported use of all buckets.
+    /// Returns the requests of all buckets that are not reported to Redis, and marks them as reported.
     pub(super) fn take_unsettled(&self) -> Vec<Usage> {
         let mut usages = Vec::new();
         for set in self.sets.iter() {
@@ -66,7 +66,8 @@ impl Table {
         usages
     }
 
-    /// Takes the use by all processes into account, unless the bucket was replaced meanwhile.
+    /// Updates the bucket of a subject with the requests of all processes. Does nothing if another subject has replaced the
+    /// bucket meanwhile.
     pub(super) fn settle(&self, subject: &Subject, full_at: u64) {
         if let Some(bucket) = find(&mut self.set_of(subject), subject) {
             bucket.settle(full_at);
@@ -117,10 +118,10 @@ mod tests {
         }
     }
 
-    /// An attacker with many networks fills the table. To replace a bucket, each bucket of its set must have as many
-    /// requests.
+    /// An attacker with many networks fills the table. A new subject replaces the bucket of a user only if all other buckets of
+    /// the set have as many requests.
     #[test]
-    fn many_callers_do_not_remove_the_bucket_of_one_who_has_used_more() {
+    fn many_callers_do_not_remove_the_bucket_of_a_caller_with_more_requests() {
         let table = Table::new();
         while table.take(user(1), LIMIT, NOW).is_allowed {}
         for number in 0..4 * (SETS * WAYS) as u64 {
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn unsettled_use_is_taken_once() {
+    fn unreported_requests_are_returned_once() {
         let table = Table::new();
         table.take(user(1), LIMIT, NOW);
         table.take(user(1), LIMIT, NOW);

@@ -15,7 +15,7 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    /// Asks a server. HELLO needs no permission, unlike ROLE and INFO, and is answered while data is loaded.
+    /// Sends HELLO to a server. Unlike ROLE and INFO, HELLO needs no permission, and servers answer it while they load data.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -38,10 +38,8 @@ impl Hello {
         }
     }
 
-    /// Refuses a Sentinel as the server with the keys.
-    ///
-    /// # Errors
-    /// If it is a Sentinel; the message has the fix.
+    /// Returns an error if the server at `address` is a Sentinel, which has no keys. The message says how to correct
+    /// `REDIS_URL`.
     pub(super) fn refuse_sentinel(&self, address: &ConnectionAddr) -> RedisResult<()> {
         match self.is_sentinel {
             true => Err(misconfigured(format!(

@@ -1,12 +1,13 @@
 //! Finds the Redis server that accepts writes, called the primary here, and connects to it.
 //!
 //! `REDIS_URL` names one server, the Sentinels of a primary with replicas, or nodes of a cluster. All keys of the product are
-//! in one slot of a cluster, so the primary is the owner of that slot. With Sentinels or a cluster, a thread asks who the
-//! primary is, twice a second and after each failed connection (see `watcher`). It notices a planned failover, too: Sentinels
-//! promote the new primary about ten seconds before they demote the old one, which accepts writes until then.
+//! in one slot of a cluster, so the primary is the owner of that slot. With Sentinels or a cluster, a thread asks them which
+//! server is the primary, about twice a second and after each failed connection (see `watcher`). The thread also notices
+//! a planned failover, which causes no error at first: Sentinels promote the new primary about ten seconds before they demote
+//! the old one, which accepts writes until then.
 //!
 //! Connections do not follow `ASK`. While a slot moves, its keys are on two nodes, and a script would find only some of them.
-//! The caller retries until the slot has moved.
+//! Callers get the error `ASK`, and retry until the slot has moved or their time limit ends.
 
 mod hello;
 mod node;
@@ -34,7 +35,7 @@ use crate::{
 use hello::Hello;
 use node::{Primary, Question, key_slot};
 
-/// The Redis servers of the settings; clones share what is known about them.
+/// The Redis servers that `REDIS_URL` names. Clones share the thread that looks for the primary, and its results.
 #[derive(Clone)]
 pub struct RedisServers(Arc<Inner>);
 
@@ -42,13 +43,13 @@ struct Inner {
     endpoints: RedisEndpoints,
     question: Question,
     lookups: Lookups,
-    /// How long a Sentinel or a node may take to answer.
+    /// How long one Sentinel or node may take to answer.
     ask_timeout: Duration,
     /// Whether the thread that looks for the primary is running.
     is_watched: AtomicBool,
-    /// Makes that thread ask at once.
+    /// Makes that thread ask at once, instead of after its interval.
     ask_now: Arc<Notify>,
-    /// The result of the last questions.
+    /// The result of the last round of questions to all Sentinels or nodes.
     found: watch::Sender<Found>,
     /// [`Found::changes`], for tasks that wait for the next change.
     changes: watch::Sender<u64>,
@@ -56,16 +57,17 @@ struct Inner {
 
 #[derive(Default)]
 struct Found {
+    /// The last known primary. `None` until a Sentinel or node has answered.
     primary: Option<Primary>,
-    /// How often the primary has changed.
+    /// How often the primary has changed. The first primary counts as a change.
     changes: u64,
-    /// Why no Sentinel and no node answered the last question.
+    /// Why no Sentinel and no node answered the last question. `None` if one of them answered.
     error: Option<RedisError>,
 }
 
 impl RedisServers {
-    /// Does not connect yet. `key_prefix` determines the slot in a cluster. `ask_timeout` limits how long one Sentinel or
-    /// node may take to answer; all are asked at the same time.
+    /// Creates the value without connecting. `key_prefix` determines the slot in a cluster. `ask_timeout` limits how long one
+    /// Sentinel or node may take to answer; all are asked at the same time.
     pub fn new(endpoints: RedisEndpoints, key_prefix: &str, ask_timeout: Duration) -> Self {
         let question = match &endpoints.topology {
             RedisTopology::Sentinel { master } => Question::Sentinel { master: master.clone() },
@@ -85,12 +87,15 @@ impl RedisServers {
         }))
     }
 
-    /// Connects to the primary within `connect_timeout`. Commands fail if they are not answered within `response_timeout`. Also
-    /// returns the number of [`Self::changes`] that the connection belongs to. A single server may be a replica: reads work
-    /// there.
+    /// Connects to the primary. Also returns the number of [`Self::changes`] that the connection belongs to. A single server may
+    /// be a replica: reads work there.
+    ///
+    /// `connect_timeout` limits each attempt to connect. There is another attempt after each change of the primary. Commands on
+    /// the connection fail if they are not answered within `response_timeout`.
     ///
     /// # Errors
-    /// If the primary is not known or does not answer, or `REDIS_URL` does not fit the servers; then the message has the fix.
+    /// If the primary is not known or does not answer. Also if `REDIS_URL` does not fit the servers: then the message says how
+    /// to correct `REDIS_URL`.
     pub async fn connect(
         &self,
         connect_timeout: Duration,
@@ -112,7 +117,7 @@ impl RedisServers {
     /// commands.
     ///
     /// # Errors
-    /// If the primary is not known or does not answer.
+    /// If the primary is not known or does not answer, or the thread that looks for it cannot be started.
     pub fn connect_blocking(&self, connect_timeout: Duration) -> RedisResult<redis::Connection> {
         let address = match self.has_failover() {
             false => self.0.endpoints.server.addr().clone(),
@@ -134,7 +139,8 @@ impl RedisServers {
         self.0.endpoints.topology != RedisTopology::Single || self.0.is_watched.load(Ordering::Acquire)
     }
 
-    /// Returns how often the primary has changed. A connection from before the last change must not be used.
+    /// Returns how often the primary has changed. A connection from before the last change must not be used. The number stays 0
+    /// for a single server that is not part of a cluster.
     pub fn changes(&self) -> u64 {
         *self.0.changes.borrow()
     }
@@ -152,7 +158,7 @@ impl RedisServers {
     /// Awaits an answer of a connection that was opened when [`Self::changes`] was `opened_at`.
     ///
     /// # Errors
-    /// If another server becomes the primary meanwhile: the old one may never answer. Otherwise the error of the answer.
+    /// If another server becomes the primary meanwhile, because the old one may never answer. Otherwise, the error of `answer`.
     pub async fn before_change<T>(
         &self,
         opened_at: u64,
@@ -190,7 +196,7 @@ impl RedisServers {
                 }
                 Err(error) => error,
             };
-            // The last answers may be older than a failover.
+            // The known primary may be outdated. If the next answers name the same server, there is no other server to try.
             if self.ask().await?.1 == changes {
                 return Err(error);
             }
@@ -209,7 +215,7 @@ impl RedisServers {
     async fn ask(&self) -> RedisResult<(ConnectionAddr, u64)> {
         let mut found = self.0.found.subscribe();
         self.0.ask_now.notify_one();
-        // Long enough for the answers to questions that are already sent, and then to the next questions.
+        // Long enough for the answers to questions that are already sent, and for the answers to the next questions.
         let _ = timeout(3 * self.0.ask_timeout, found.changed()).await;
         self.primary().ok_or_else(|| {
             let error = self.0.found.borrow().error.clone();
@@ -261,7 +267,8 @@ fn timed_out(why: impl Into<String>) -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, why.into()).into()
 }
 
-/// Creates an error that only a change of the settings resolves. Clients do not retry this kind.
+/// Creates an error that only a change of the settings resolves. Its kind gives it `RetryMethod::NoRetry`, by which callers
+/// recognize that a retry is useless.
 fn misconfigured(why: String) -> RedisError {
     io::Error::new(io::ErrorKind::Unsupported, why).into()
 }

@@ -11,32 +11,34 @@ use tokio::time::timeout;
 use super::{misconfigured, timed_out};
 use crate::{config::hash_tag, lookups::Lookups};
 
-/// What a Sentinel or a node is asked.
+/// A question to a Sentinel or a node of a cluster.
 pub(super) enum Question {
-    /// The address of the primary with this name.
+    /// Which server is the primary with this name? Sentinels call it a master.
     Sentinel { master: String },
-    /// The owner of this slot.
+    /// Which node owns this slot?
     Cluster { slot: u16 },
 }
 
-/// The primary as the product uses it.
+/// The primary, and the address at which the product reaches it.
 #[derive(Clone, PartialEq)]
 pub(super) struct Primary {
     /// The id of a node, or the address that a Sentinel names.
     pub(super) id: String,
-    /// The address of the primary in the answer.
+    /// The address of the primary in the answers of Sentinels or nodes.
     pub(super) announced: ConnectionAddr,
     /// The address to connect to.
     pub(super) address: ConnectionAddr,
 }
 
-/// What one Sentinel or node answers.
+/// The answer of one Sentinel or node.
 pub(super) struct Answer {
     /// The id of the asked node, or the address at which it was asked if the id is not known.
     pub(super) voter: String,
     /// Whether the asked server takes part in elections: a Sentinel, or a primary of the cluster.
     pub(super) elects: bool,
+    /// As [`Primary::id`].
     pub(super) id: String,
+    /// As [`Primary::announced`].
     pub(super) announced: ConnectionAddr,
     /// The address at which the asked node was reached, if it is the primary itself.
     pub(super) reached: Option<ConnectionAddr>,
@@ -63,9 +65,10 @@ impl Node {
     /// Asks over the connection of the last question, or over a new one.
     ///
     /// # Errors
-    /// If there is no answer within `limit`, or the server cannot answer; then the message has the fix.
+    /// If there is no answer within `limit`, or the server answers with an error. If `REDIS_URL` is the cause, the message says
+    /// how to correct it.
     pub(super) async fn ask(&mut self, question: &Question, limit: Duration) -> RedisResult<Answer> {
-        // If this fails or is late, the next question opens a new connection.
+        // If the answer fails or is late, the connection is dropped, and the next question opens a new one.
         let kept = self.connection.take();
         let late = |_| timed_out(format!("no answer from {} in time", self.info.addr()));
         let (connection, answer) = timeout(limit, self.exchange(kept, question)).await.map_err(late)??;
@@ -83,7 +86,7 @@ impl Node {
         {
             return Ok((connection, answer));
         }
-        // The caller limits the time.
+        // No timeouts here: the caller limits the time of the whole exchange.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
@@ -170,7 +173,7 @@ async fn ask_cluster(
     };
     let (mut owner, mut nodes, mut elects) = (None, Vec::new(), false);
     for row in &slots {
-        let mut shard = row.iter().skip(2).filter_map(|node| parse(node, asked));
+        let mut shard = row.iter().skip(2).filter_map(|node| parse_node(node, asked));
         let Some((id, address)) = shard.next() else { continue };
         elects |= myself.as_ref() == Some(&id);
         let mut members = vec![address.clone()];
@@ -194,8 +197,8 @@ async fn ask_cluster(
     Ok(Answer { voter, elects, id, announced, reached, nodes })
 }
 
-/// Parses the id and the address of a node in an answer to CLUSTER SLOTS.
-fn parse(node: &Value, asked: &ConnectionAddr) -> Option<(String, ConnectionAddr)> {
+/// Parses the id and the address of a node in an answer to CLUSTER SLOTS. Returns `None` if the entry has another form.
+fn parse_node(node: &Value, asked: &ConnectionAddr) -> Option<(String, ConnectionAddr)> {
     let Value::Array(fields) = node else { return None };
     let host: Option<String> = from_redis_value_ref(fields.first()?).ok()?;
     let port = from_redis_value_ref(fields.get(1)?).ok()?;
@@ -203,8 +206,8 @@ fn parse(node: &Value, asked: &ConnectionAddr) -> Option<(String, ConnectionAddr
     Some((id, address(asked, host, port)))
 }
 
-/// Returns an address with the TLS settings of the asked server. A node that does not know its own host leaves the host out;
-/// then it is the host that was asked.
+/// Returns an address with the TLS settings of the asked server. A node that does not know its own host leaves the host
+/// out. Then the address has the host of the asked server.
 fn address(asked: &ConnectionAddr, host: Option<String>, port: u16) -> ConnectionAddr {
     let host = host.filter(|host| !host.is_empty() && host != "?");
     match asked {
@@ -240,7 +243,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis() {
-        // The first is the check value of CRC16/XMODEM; the others are what CLUSTER KEYSLOT answers.
+        // 0x31C3 is the check value of CRC16/XMODEM. The other slots are the answers of CLUSTER KEYSLOT.
         assert_eq!(key_slot("123456789"), 0x31C3);
         assert_eq!((key_slot("{rq}"), key_slot("{rq}:jobs"), key_slot("rq")), (141, 141, 141));
     }

@@ -19,15 +19,15 @@ use super::{
     node::{Answer, Node, Primary, Question},
 };
 
-/// How often all Sentinels or nodes are asked.
+/// Time that the thread waits after [`MIN_PAUSE`], unless a failed connection wakes it.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
-/// Minimum time between two questions, also after failed connections.
+/// Minimum pause between two rounds of questions, also after failed connections.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Starts the thread. It ends soon after all [`super::RedisServers`] are dropped.
 ///
 /// # Errors
-/// If the system cannot start a thread.
+/// If the system cannot start a thread, or the runtime of the thread cannot be created.
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
     let (ask_now, inner) = (inner.ask_now.clone(), Arc::downgrade(inner));
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -69,8 +69,9 @@ impl Inner {
         self.publish(&answers, errors);
     }
 
-    /// Adds nodes to ask from now on: the nodes of the shard with the keys, and the other primaries, which elect the next
-    /// primary of the shard. The seeds may be gone when the primary fails.
+    /// Updates the nodes to ask in the next rounds: the seeds of `REDIS_URL`, the nodes of the shard with the keys, and the
+    /// other primaries, which elect the next primary of the shard. Seeds alone are not enough, because they may have been removed
+    /// from the cluster when the primary fails.
     fn learn(&self, nodes: &mut Vec<Node>, answers: &[Answer]) {
         let is_known = |address: &ConnectionAddr| answers.iter().any(|answer| answer.nodes.contains(address));
         let is_seed =
@@ -93,10 +94,10 @@ impl Inner {
                 (found.primary, found.changes) = (primary, found.changes + 1);
                 changed = found.primary.as_ref().map(|primary| (primary.address.clone(), found.changes));
             }
-            // An error that the settings cause explains more than that of a server that is down.
-            let explains = |error: &RedisError| matches!(error.retry_method(), RetryMethod::NoRetry);
+            // An error that the settings cause explains more than the error of a server that is down.
+            let is_of_settings = |error: &RedisError| matches!(error.retry_method(), RetryMethod::NoRetry);
             found.error = match answers.is_empty() {
-                true => errors.into_iter().max_by_key(explains),
+                true => errors.into_iter().max_by_key(is_of_settings),
                 false => None,
             };
         });
@@ -107,10 +108,10 @@ impl Inner {
     }
 }
 
-/// Returns the server that most voters name. In a tie, the present primary wins.
+/// Returns the server that most voters name, or `None` without answers. In a tie, the present primary wins.
 ///
-/// The majority is right during a partition, in which some Sentinels or nodes have not seen the last failover. Replicas do not
-/// elect, so they have a vote only if no primary answers. A server that is asked at two addresses has one vote.
+/// During a partition of the network, some Sentinels or nodes do not know the last failover yet, so the majority decides.
+/// Replicas do not elect, so they have a vote only if no primary answers. A server that is asked at two addresses has one vote.
 fn elect(answers: &[Answer], present: Option<&Primary>) -> Option<Primary> {
     let has_electors = answers.iter().any(|answer| answer.elects);
     let votes = |id: &str| {
@@ -125,7 +126,7 @@ fn elect(answers: &[Answer], present: Option<&Primary>) -> Option<Primary> {
     {
         return Some(present.clone());
     }
-    // An address that works, such as a forwarded port, is better than what the node announces.
+    // An address at which the primary was reached, such as a forwarded port, is better than the address that it announces.
     let reached = same.find_map(|answer| answer.reached.clone());
     Some(Primary {
         id: winner.id.clone(),
@@ -159,7 +160,7 @@ mod tests {
         };
         let old = elect(&votes(&["a", "a", "b"]), None).unwrap();
         assert_eq!(old.address, at("a"));
-        // The first voters that know of a failover do not decide alone.
+        // One of two voters knows a failover: the tie keeps the present primary.
         assert_eq!(elected(&votes(&["b", "a"]), Some(&old)), Some(at("a")));
         assert_eq!(elected(&votes(&["b", "a", "b"]), Some(&old)), Some(at("b")));
         assert_eq!(elected(&votes(&["b"]), Some(&old)), Some(at("b")));
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn each_primary_has_one_vote_and_replicas_only_without_a_primary() {
+    fn each_primary_has_one_vote_and_replicas_vote_only_without_a_primary() {
         let vote = |voter: &str, id: &str, elects| Answer { elects, ..answer(voter, id, id, None) };
         let old = elect(&[vote("a", "a", true)], None).unwrap();
         // The old primary is isolated with its replicas, and is asked at two addresses.
@@ -180,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn a_primary_is_used_at_the_address_that_works() {
+    fn a_primary_is_used_at_the_address_at_which_it_was_reached() {
         let seed = [answer("x", "x", "10.0.0.1", Some("forwarded")), answer("y", "x", "10.0.0.1", None)];
         let primary = elect(&seed, None).unwrap();
         assert_eq!(primary.address, at("forwarded"));
-        // Once it is chosen, an address stays, also if the node itself does not answer.
+        // The chosen address stays, also if the primary itself does not answer.
         assert_eq!(elected(&seed[1..], Some(&primary)), Some(at("forwarded")));
-        // Unless the node has moved.
+        // The address changes if the primary announces another one.
         assert_eq!(elected(&[answer("y", "x", "10.0.0.2", None)], Some(&primary)), Some(at("10.0.0.2")));
     }
 }

@@ -20,7 +20,7 @@ impl Sealer {
     /// If the cipher refuses a key, which does not happen with 32 bytes.
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> anyhow::Result<Self> {
         let key = |text: &str| {
-            // The setting can have any length from 32 bytes on, and the cipher requires exactly 32 bytes.
+            // The setting can be longer than 32 bytes, and the cipher requires exactly 32 bytes.
             let key = digest::digest(&digest::SHA256, text.as_bytes());
             RandomizedNonceKey::new(&AES_256_GCM, key.as_ref())
                 .map_err(|_| anyhow::anyhow!("cannot create an AES-256-GCM key from TWO_FACTOR_KEY"))
