@@ -15,8 +15,8 @@ pub const CALLERS: usize = 50;
 /// Time limit of a Redis command. The longest command deletes a million jobs, and takes less.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(120);
 
-// Builds the same script text as `src/queue/scripts.rs`. Redis then has one hash for both, and its statistics cover
-// both.
+// Builds the same script text as `src/queue/scripts.rs`. The scripts then have the same hashes as in the engine, by which
+// `script_name` recognizes them in the slow log.
 macro_rules! script {
     ($header:literal, $file:literal) => {
         LazyLock::new(|| {
@@ -69,7 +69,7 @@ where
 pub struct BareClient {
     conn: MultiplexedConnection,
     prefix: &'static str,
-    /// Retention of outcomes in milliseconds.
+    /// How long outcomes are kept, in milliseconds.
     ttl: u64,
 }
 
@@ -84,7 +84,7 @@ impl BareClient {
         Self { conn, prefix, ttl: ttl.as_millis() as u64 }
     }
 
-    /// Enqueues jobs with the same envelope, `call` jobs per call.
+    /// Enqueues jobs with the same envelope, `call` jobs per call of the script.
     pub async fn push_all(&self, ids: &[String], call: usize, envelope: &str) -> Result<()> {
         for ids in ids.chunks(call) {
             self.push(ids, envelope).await?;
@@ -125,7 +125,7 @@ impl BareClient {
     }
 
     async fn fetch(&self, want: usize) -> RedisResult<Vec<FetchedBatch>> {
-        // The type that the engine parses, so that parsing costs the same.
+        // The engine parses this type, too, so that the cost of parsing is the same.
         type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>, String);
         let token = Uuid::new_v4().simple().to_string();
         let mut call = FETCH.key(self.prefix);
@@ -191,8 +191,8 @@ pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
     Ok(text)
 }
 
-/// Returns the microseconds that Redis has spent in scripts and in waking workers since its statistics were
-/// reset.
+/// Returns the microseconds that Redis has spent in scripts and in BZPOPMIN, by which idle workers wait, since its statistics
+/// were reset.
 pub async fn script_time(conn: &mut MultiplexedConnection) -> Result<f64> {
     let info = read_info(conn, "commandstats").await?;
     let mut total = 0.0;
@@ -214,7 +214,7 @@ pub async fn used_memory(conn: &mut MultiplexedConnection) -> Result<f64> {
     Ok(bytes[0] - bytes[1])
 }
 
-/// Makes Redis log calls that take longer than 10 ms.
+/// Makes Redis log calls that take longer than 10 ms, at most the last 1,000.
 pub async fn watch_slow_calls(conn: &mut MultiplexedConnection) -> Result<()> {
     for (setting, value) in [("slowlog-log-slower-than", 10_000), ("slowlog-max-len", 1_000)] {
         redis::cmd("CONFIG").arg("SET").arg(setting).arg(value).query_async::<()>(conn).await?;
@@ -223,9 +223,9 @@ pub async fn watch_slow_calls(conn: &mut MultiplexedConnection) -> Result<()> {
     Ok(())
 }
 
-/// Returns the number of logged script calls, and a description of the slowest.
+/// Returns the number of logged script calls, and a description of the slowest call. `None` if no call was logged.
 pub async fn slow_calls(conn: &mut MultiplexedConnection) -> Result<(usize, Option<String>)> {
-    // Id, start time, duration in microseconds, the command with its arguments, and the address and name of
+    // Id, start time, duration in microseconds, the command with its arguments, and the address and the name of
     // the client.
     type Entry = (i64, i64, u64, Vec<Vec<u8>>, String, String);
     let entries: Vec<Entry> = redis::cmd("SLOWLOG").arg("GET").arg(1_000).query_async(conn).await?;

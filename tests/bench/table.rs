@@ -80,7 +80,7 @@ impl Rounds {
 pub struct Sample {
     pub jobs: usize,
     pub seconds: f64,
-    /// Microseconds that Redis has spent in scripts.
+    /// Microseconds that Redis has spent in scripts and in BZPOPMIN.
     pub redis: f64,
 }
 
@@ -102,7 +102,7 @@ impl Sample {
 pub struct EngineAndBaseline {
     /// Jobs per second.
     pub rate: [Rounds; 2],
-    /// Microseconds that Redis has spent in scripts, per job.
+    /// Microseconds that Redis has spent in scripts and in BZPOPMIN, per job.
     pub cost: [Rounds; 2],
 }
 
@@ -142,15 +142,16 @@ pub fn target(text: impl fmt::Display, met: bool) -> String {
 
 /// The figures of the job engine.
 pub struct Figures {
-    /// The number of jobs in the short backlog.
+    /// The number of jobs in the short backlog, formatted.
     pub short: String,
-    /// The number of jobs in the long backlog.
+    /// The number of jobs in the long backlog, formatted.
     pub long: String,
     pub bulk: EngineAndBaseline,
     pub single: EngineAndBaseline,
     pub short_drain: EngineAndBaseline,
     pub long_drain: EngineAndBaseline,
-    /// Milliseconds until an idle worker starts a job, and those of a PING: median, 99th percentile, maximum.
+    /// The median, the 99th percentile and the maximum of the milliseconds until an idle worker starts a job, and until a PING
+    /// is answered.
     pub pick_up: [[Rounds; 2]; 3],
     /// Bytes of a queued job and of its envelope.
     pub memory: [Rounds; 2],

@@ -8,13 +8,13 @@ use tokio::time::sleep;
 use super::{redis_servers::Topology, stack::Stack};
 use crate::bare::info_field;
 
-/// How long a server is frozen or a network is cut.
-const PAUSE: Duration = Duration::from_secs(5);
-/// The simulated time in which an operator or a tool notices that the primary of PostgreSQL has failed.
-const DETECTION: Duration = Duration::from_secs(2);
+/// How long a server is suspended or a network is cut.
+const OUTAGE: Duration = Duration::from_secs(5);
+/// The simulated time until an operator or a tool notices that the primary of PostgreSQL has failed.
+const DETECTION_TIME: Duration = Duration::from_secs(2);
 /// How long the queue is paused, so that its jobs fill Redis.
-const FULL: Duration = Duration::from_secs(20);
-/// The bytes that Redis can still allocate before it is full.
+const QUEUE_PAUSE: Duration = Duration::from_secs(20);
+/// The memory that Redis can still allocate before it is full.
 const FREE_BYTES: u64 = 300_000;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,13 +87,13 @@ impl Fault {
             Self::RedisKilled => stack.redis.restart().await,
             Self::RedisFrozen => {
                 let _frozen = stack.redis.primary().freeze()?;
-                sleep(PAUSE).await;
+                sleep(OUTAGE).await;
                 Ok(())
             }
             Self::RedisCut | Self::PostgresCut => {
                 let network = stack.network.as_ref().context("there is no proxy")?;
                 network.set_cut(true);
-                sleep(PAUSE).await;
+                sleep(OUTAGE).await;
                 network.set_cut(false);
                 Ok(())
             }
@@ -106,12 +106,12 @@ impl Fault {
             }
             Self::PostgresFrozen => {
                 let _frozen = stack.postgres.freeze().await?;
-                sleep(PAUSE).await;
+                sleep(OUTAGE).await;
                 Ok(())
             }
             Self::PostgresPromoted => {
                 stack.postgres.kill().await?;
-                sleep(DETECTION).await;
+                sleep(DETECTION_TIME).await;
                 stack.standby.as_ref().context("there is no standby")?.promote().await
             }
         }
@@ -127,6 +127,6 @@ async fn fill_redis(stack: &Stack) -> Result<()> {
     let used: u64 = info_field(&info, "used_memory").context("Redis does not report its memory")?.parse()?;
     let limit = (used + FREE_BYTES).to_string();
     redis.command::<()>(&["CONFIG", "SET", "maxmemory", &limit]).await?;
-    sleep(FULL).await;
+    sleep(QUEUE_PAUSE).await;
     stack.run(&["queue", "resume", "default"]).await
 }

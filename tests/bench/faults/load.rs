@@ -1,4 +1,4 @@
-//! A steady load: 100 enqueues and 100 reads of `/users/me` per second, whatever the responses are.
+//! A steady load: 100 enqueues and 100 reads of `/users/me` per second. The rate does not depend on the responses.
 
 use std::{
     sync::Arc,
@@ -17,12 +17,12 @@ use crate::http::{
 
 /// Time between two requests of the same kind.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Time limit of a request. The server answers earlier, if only with an error.
+/// Time limit of a request. The time limits of the server are shorter, so the server answers before, at least with an error.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Every tenth job takes a second, so that a worker always runs some jobs; the others end at once.
+/// The job of every tenth user takes a second, so that some jobs are always running. The other jobs end at once.
 const LONG_JOB_EVERY: usize = 10;
 
-/// The requests of a load. Each user sends one of each kind in turn.
+/// The requests of a load. The users take turns: at each tick, one user sends an enqueue and a read.
 pub struct Load {
     client: reqwest::Client,
     url: Arc<str>,
@@ -35,7 +35,7 @@ pub struct Sample {
     pub sent: Instant,
     pub answered: Instant,
     pub is_success: bool,
-    /// The id of the accepted job.
+    /// The id of the accepted job. `None` for a read, and for an enqueue that failed.
     pub job: Option<String>,
 }
 
@@ -46,7 +46,7 @@ pub struct Samples {
     pub begun: Instant,
     /// When the last request was sent.
     pub ended: Instant,
-    /// The same moment by the clock of the logs.
+    /// The same moment as `ended`, by the clock of the logs.
     pub ended_at: DateTime<Utc>,
 }
 
@@ -93,14 +93,14 @@ impl Samples {
         self.enqueues.iter().filter_map(|sample| sample.job.clone()).collect()
     }
 
-    /// Returns the time from `over`, when the cause of the fault had ended, until the last request was sent that
-    /// failed.
+    /// Returns the time from `over`, when the cause of the fault had ended, until the last failed request was sent. Returns
+    /// zero if no request failed after `over`.
     pub fn recovery(&self, over: Instant) -> Duration {
         let failed = self.enqueues.iter().chain(&self.reads).filter(|sample| !sample.is_success);
         failed.map(|sample| sample.sent.saturating_duration_since(over)).max().unwrap_or_default()
     }
 
-    /// Returns the longest time without a successful response.
+    /// Returns the longest time without a successful response among `samples`.
     pub fn outage(&self, samples: &[Sample]) -> Duration {
         let successes = samples.iter().filter(|sample| sample.is_success);
         let mut times: Vec<_> = successes.map(|sample| sample.answered).collect();

@@ -5,11 +5,11 @@
 //! |---|---|
 //! | `fault` | the faults |
 //! | `stack` | the servers and processes that a fault is injected into |
-//! | `redis_servers`, `redis_node` | one Redis, Sentinels with a primary and its replicas, a cluster |
-//! | `postgres` | a PostgreSQL that may be killed, frozen and promoted |
-//! | `proxy`, `signals` | cut networks, frozen processes |
-//! | `load` | the load, and its outages |
-//! | `report` | the counts of jobs, and the table |
+//! | `redis_servers`, `redis_node` | one Redis server, Sentinels with a primary and its replicas, a cluster |
+//! | `postgres` | a PostgreSQL server that can be killed, suspended and promoted |
+//! | `proxy`, `signals` | a network that can be cut, processes that can be suspended and killed |
+//! | `load` | the load, and the time without successful responses |
+//! | `report` | the counts of failed requests and lost jobs, and the table |
 //! | `poll` | waiting for conditions |
 
 mod fault;
@@ -35,8 +35,9 @@ use fault::Fault;
 use report::{Measurement, Report, Runs};
 use stack::Stack;
 
-/// How long the load runs before a fault, and after its cause has ended.
+/// How long the load runs before a fault.
 const LOAD_BEFORE: Duration = Duration::from_secs(3);
+/// How long the load runs after the cause of a fault has ended.
 const LOAD_AFTER: Duration = Duration::from_secs(10);
 
 /// Injects faults under load, and counts failed requests and lost jobs.

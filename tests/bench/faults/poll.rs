@@ -1,4 +1,4 @@
-//! Waits for conditions.
+//! Polls until a condition holds.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio::time::sleep;
 const TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(15);
 
-/// Polls until `ask` returns a value.
+/// Polls `ask` until it returns a value, and returns the value. `what` describes the awaited condition in the error.
 ///
 /// # Errors
 /// If `ask` returns `None` for a minute.

@@ -1,4 +1,4 @@
-//! A PostgreSQL server that may be killed, frozen, restarted and promoted.
+//! A PostgreSQL server that can be killed, suspended, restarted and promoted.
 
 use std::{
     fs,
@@ -20,8 +20,8 @@ use crate::http::process;
 
 pub struct Postgres {
     server: Server,
-    /// The killed servers. They are kept until the end, because dropping a server whose guard process still runs
-    /// deletes the data.
+    /// The handles of killed servers. They are kept until the end: if a handle is dropped while the guard process of the server
+    /// still runs, the guard deletes the data.
     killed: Vec<Server>,
     /// A connection as the superuser.
     pub sql: Client,
@@ -45,7 +45,7 @@ impl Postgres {
         let original = self.setting("SHOW data_directory").await?;
         let (original, url) = (Path::new(&original), self.parsed_url()?);
         let account = fs::metadata(original)?;
-        // `Server::postgres` expects the data and the password here.
+        // `Server::postgres` expects the data and the password in `dir/postgres`.
         let dir = DataDir(dev::test_dir()?);
         let copy = dir.0.join("postgres");
         let mut backup = process::command(Path::new(&programs).join("pg_basebackup"));
@@ -93,7 +93,7 @@ impl Postgres {
         Ok(self.url().replace(&address, &format!("@127.0.0.1:{own},127.0.0.1:{others}/")))
     }
 
-    /// Kills all processes of the server, as when its machine fails.
+    /// Kills the main process and all processes in `pg_stat_activity`, as when the machine fails.
     pub async fn kill(&self) -> Result<()> {
         let main = self.main_process().await?;
         let others = self.other_processes().await?;

@@ -1,4 +1,4 @@
-//! One process of Redis, which may be killed, frozen and started again with its data and address.
+//! One process of Redis, which can be killed, suspended, and started again with its data and address.
 
 use std::{
     fs, io,
@@ -22,14 +22,15 @@ pub struct Node {
     args: Vec<String>,
 }
 
-/// Returns free ports. The listeners are closed together, so that all are different.
+/// Returns free ports. All listeners stay open until the end, so that the ports differ.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;
     listeners.iter().map(|listener| anyhow::Ok(listener.local_addr()?.port())).collect()
 }
 
-/// Returns the name of the server program: `REDIS_SERVER`, or what is installed.
+/// Returns the name of the server program: `REDIS_SERVER`, or the first of `redis-server` and `valkey-server` that is
+/// installed.
 fn program() -> String {
     let chosen = std::env::var("REDIS_SERVER").ok().filter(|name| !name.is_empty());
     chosen.unwrap_or_else(|| {
@@ -44,7 +45,7 @@ impl Node {
     pub async fn server(parent: &Path, port: u16, settings: &[&str]) -> Result<Self> {
         let mut node = Self::new(parent, port)?;
         let (port, dir) = (port.to_string(), node.dir.to_string_lossy().into_owned());
-        // By default, a replica waits five seconds for others that need the same data.
+        // By default, a primary waits five seconds for more replicas before it sends its data to the first one.
         let common = ["--bind", "127.0.0.1", "--save", "", "--repl-diskless-sync-delay", "0"];
         node.args = ["--port", &port, "--dir", &dir]
             .iter()

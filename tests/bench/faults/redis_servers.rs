@@ -1,4 +1,4 @@
-//! The Redis of a fault: one server, a primary with replicas under Sentinels, or a cluster.
+//! The Redis servers of a benchmark of a fault: one server, a primary with replicas and Sentinels, or a cluster.
 
 use std::{collections::HashMap, path::Path};
 
@@ -13,10 +13,11 @@ use super::{
 const MASTER_NAME: &str = "main";
 const REPLICAS: usize = 2;
 const SENTINELS: usize = 3;
+/// The number of Sentinels that have to agree that the primary is down.
 const QUORUM: usize = 2;
 /// The number of primaries of a cluster. Each has a replica.
 const CLUSTER_PRIMARIES: usize = 3;
-/// The slots of each primary. The first one has the keys with the prefix `{rq}`.
+/// The slots of each primary. The first primary has the keys with the prefix `{rq}`.
 const CLUSTER_SLOTS: [[&str; 2]; CLUSTER_PRIMARIES] = [["0", "5460"], ["5461", "10922"], ["10923", "16383"]];
 /// The time without a response after which the other servers consider a server down, in milliseconds.
 const DOWN_AFTER_MS: &str = "2000";
@@ -31,7 +32,7 @@ pub enum Topology {
 
 pub struct RedisServers {
     topology: Topology,
-    /// The first is the primary of the queue at the start.
+    /// The first node is the primary of the queue until a failover.
     nodes: Vec<Node>,
     sentinels: Vec<Node>,
 }
@@ -57,7 +58,7 @@ impl RedisServers {
         for port in &ports[1..=REPLICAS] {
             nodes.push(Node::server(dir, *port, &["--replicaof", "127.0.0.1", &primary]).await?);
         }
-        // Sentinels learn of replicas at once only if these are connected.
+        // A Sentinel finds the replicas at its start only if they are connected to the primary.
         nodes[0].wait_for_replicas(REPLICAS).await?;
         let config = format!(
             "sentinel monitor {MASTER_NAME} 127.0.0.1 {primary} {QUORUM}\n\
@@ -115,28 +116,28 @@ impl RedisServers {
         match self.topology {
             Topology::Single => self.primary().url(),
             Topology::Sentinel => format!("redis+sentinel://{}/{MASTER_NAME}", list(&self.sentinels)),
-            // The URL lists only nodes that do not own the slot of the queue.
+            // The URL lists only nodes that do not own the slot of the queue, so `saas` has to find the owner.
             Topology::Cluster => format!("redis-cluster://{}", list(&self.nodes[1..CLUSTER_PRIMARIES])),
         }
     }
 
-    /// Returns `REDIS_KEY_PREFIX`.
+    /// Returns the `REDIS_KEY_PREFIX` of these servers.
     pub fn prefix(&self) -> &'static str {
         if self.topology == Topology::Cluster { "{rq}" } else { "rq" }
     }
 
-    /// Returns the primary of the queue at the start.
+    /// Returns the node that is the primary of the queue until a failover.
     pub fn primary(&self) -> &Node {
         &self.nodes[0]
     }
 
-    /// Kills a single server and starts it again with its data.
+    /// Kills the first node and starts it again with its data.
     pub async fn restart(&mut self) -> Result<()> {
         self.nodes[0].kill().await?;
         self.nodes[0].start().await
     }
 
-    /// Kills the primary, and waits until a replica has become the primary.
+    /// Kills the first node, and waits until a replica of it has become the primary.
     pub async fn kill_primary(&mut self) -> Result<()> {
         self.nodes[0].kill().await?;
         self.wait_for_promotion().await
@@ -153,7 +154,7 @@ impl RedisServers {
 
     async fn wait_for_promotion(&self) -> Result<()> {
         let replicas = match self.topology {
-            // The other nodes are primaries and replicas of other slots.
+            // The replica of the first node. The other nodes are primaries and replicas of other slots.
             Topology::Cluster => &self.nodes[CLUSTER_PRIMARIES..=CLUSTER_PRIMARIES],
             Topology::Single | Topology::Sentinel => &self.nodes[1..],
         };

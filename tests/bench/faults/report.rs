@@ -20,10 +20,11 @@ pub struct Runs {
     starts: HashMap<String, usize>,
     /// The jobs with a run that has finished.
     finished: HashSet<String>,
-    /// When runs have finished.
+    /// When the runs have finished, in ascending order.
     times: Vec<DateTime<Utc>>,
 }
 
+/// A log line about a job.
 #[derive(Deserialize)]
 struct Line {
     timestamp: DateTime<Utc>,
@@ -34,7 +35,7 @@ struct Line {
 impl Runs {
     pub fn parse(log: &str) -> Self {
         let mut runs = Self { starts: HashMap::new(), finished: HashSet::new(), times: Vec::new() };
-        // Other lines have no job, or were cut off when the worker was killed.
+        // A line that is not parsed has no job, or was cut off when the worker was killed.
         for line in log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()) {
             match line.message.as_str() {
                 "job started" => *runs.starts.entry(line.job_id).or_default() += 1,
@@ -49,7 +50,7 @@ impl Runs {
         runs
     }
 
-    /// Returns the longest time before `end` in which no job has finished.
+    /// Returns the longest time without a finished job, between the first finished job and `end`.
     fn outage(&self, end: DateTime<Utc>) -> Duration {
         let mut times: Vec<_> = self.times.iter().copied().filter(|time| *time < end).collect();
         times.push(end);
@@ -74,7 +75,7 @@ impl Measurement {
         let seconds = |duration: Duration| SECONDS.format(duration.as_secs_f64());
         let count = |found: usize| number(found as f64, 0);
         let unknown = jobs.iter().filter(|(_, state)| state.is_none()).count();
-        // A killed worker may have stored the outcome of a job, but not logged it.
+        // A killed worker may have stored the outcome of a job without logging its end. So such a job is not counted.
         let never_ran = jobs
             .iter()
             .filter(|(id, state)| state.as_deref() != Some("finished") && !runs.finished.contains(id));

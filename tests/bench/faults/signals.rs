@@ -1,4 +1,4 @@
-//! Signals to the processes of a server.
+//! Suspends and kills processes by signals.
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,7 +13,7 @@ impl Frozen {
     /// # Errors
     /// If it has ended.
     pub fn freeze(&mut self, process: i32) -> Result<()> {
-        let process = parse(process)?;
+        let process = parse_pid(process)?;
         kill_process(process, Signal::STOP)?;
         self.0.push(process);
         Ok(())
@@ -34,9 +34,9 @@ impl Drop for Frozen {
 /// # Errors
 /// If it has ended.
 pub fn kill(process: i32) -> Result<()> {
-    Ok(kill_process(parse(process)?, Signal::KILL)?)
+    Ok(kill_process(parse_pid(process)?, Signal::KILL)?)
 }
 
-fn parse(process: i32) -> Result<Pid> {
+fn parse_pid(process: i32) -> Result<Pid> {
     Pid::from_raw(process).context("0 is no process")
 }

@@ -22,13 +22,13 @@ use crate::{
     },
 };
 
-/// With this number of users, each user sends a request only every two seconds. The copies of the user and the session
-/// have expired by then, so most requests read PostgreSQL.
+/// With this number of users, each user sends an enqueue and a read every two seconds. The server keeps copies of the user
+/// and the session for a shorter time, so it reads them from PostgreSQL again.
 const USERS: usize = 200;
 const WORKERS: usize = 2;
 /// The log of a worker has a line for each start and each end of a job.
 const WORKER_LOG_LEVEL: &str = "warn,saas::queue=debug";
-/// Time limit until all jobs have ended. It is longer than the lease of a worker plus the back-off of a job.
+/// How long to wait until all jobs have ended. This is longer than the lease of a worker plus the backoff of a job.
 const JOBS_TIMEOUT: Duration = Duration::from_secs(90);
 /// The number of jobs whose status is read at the same time.
 const CONCURRENT_READS: usize = 8;
@@ -39,6 +39,7 @@ pub struct Stack {
     workers: Vec<Running>,
     /// The number of workers that have been started.
     started_workers: usize,
+    /// The proxy before the server whose network the fault cuts.
     pub network: Option<Proxy>,
     pub redis: RedisServers,
     pub postgres: Postgres,
@@ -47,6 +48,7 @@ pub struct Stack {
     client: reqwest::Client,
     /// The access token of an admin.
     admin: String,
+    /// The access tokens of the users.
     tokens: Vec<String>,
     dir: PrivateDir,
 }
@@ -165,13 +167,13 @@ impl Stack {
         Load::new(&self.settings.url(), &self.tokens)
     }
 
-    /// Describes the servers.
+    /// Returns the versions of PostgreSQL and Redis, and how they persist data.
     pub async fn describe(&self) -> Result<String> {
         let redis = bare::describe(&mut bare::connect(&self.redis.primary().url()).await?).await?;
         Ok(format!("{}, fsync off; {redis}", database::describe_postgres(&self.postgres.sql).await?))
     }
 
-    /// Waits until no job is queued or running.
+    /// Waits until no job is queued, scheduled or running, for at most [`JOBS_TIMEOUT`].
     pub async fn wait_for_jobs(&self) -> Result<()> {
         jobs_left(&self.client, &self.settings.url(), &self.admin, JOBS_TIMEOUT).await.map(drop)
     }

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    fixture::{COST, Fixture, PASSWORD},
+    fixture::{BCRYPT_COST, Fixture, PASSWORD},
     process,
     wrk::Sample,
 };
@@ -29,15 +29,15 @@ const BODY: &str = r#"{"status":"healthy","service":"saas","version":"0.1.0"}"#;
 /// The query of `/users/me`.
 const READ_SQL: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
                     WHERE sessions.id = :session LIMIT 1;\n";
-/// The query of a product.
+/// The query that reads a product.
 const PRODUCT_SQL: &str = "SELECT products.* FROM products WHERE org_id = :org AND id = :id LIMIT 1;\n";
-/// The statements before the query of a product, which enter the organization. The product sends them in one pipeline
-/// with the query, so pgbench does too.
+/// The statements before the query that reads a product: they begin a transaction in the role and the organization of the
+/// caller. `saas` sends them in one pipeline with the query, so pgbench does too.
 const ENTER_SQL: &str = "\\startpipeline\nBEGIN ISOLATION LEVEL READ COMMITTED;\nSET LOCAL statement_timeout = 30000;\n\
                     SET LOCAL ROLE saas_tenant;\nSELECT set_config('app.org_id', :org::text, true);\n";
 const LEAVE_SQL: &str = "\\endpipeline\nCOMMIT;\n";
 const REDIS_KEY: &str = "bench:value";
-/// The size of the value in Redis, about that of the outcome of a job.
+/// The size of the value in Redis. The outcome of a job has about this size.
 const VALUE_BYTES: usize = 250;
 
 /// A handler that returns a constant response.
@@ -94,8 +94,8 @@ pub async fn measure_postgres_reads(fixture: &Fixture, session: &str, seconds: u
     run_pgbench(fixture, READ_SQL, &[("session", session)], seconds).await
 }
 
-/// Measures reads of a product per second: with `in_role`, in the role of organizations, otherwise without a
-/// transaction.
+/// Measures reads of a product per second. With `in_role`, each read is a transaction in the role `saas_tenant`. Without it,
+/// each read is a single query.
 pub async fn measure_product_reads(
     fixture: &Fixture,
     [org, id]: [i64; 2],
@@ -107,7 +107,7 @@ pub async fn measure_product_reads(
     run_pgbench(fixture, &script, &[("org", &org.to_string()), ("id", &id.to_string())], seconds).await
 }
 
-/// Runs a script with 8 clients. Returns how many times a second it ran.
+/// Runs a script of pgbench with 8 clients. Returns how many times per second it ran.
 async fn run_pgbench(fixture: &Fixture, sql: &str, variables: &[(&str, &str)], seconds: u64) -> Result<f64> {
     let script = fixture.dir().join("read.sql");
     fs::write(&script, sql)?;
@@ -140,7 +140,7 @@ pub async fn store_value(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Measures reads of a value by 32 clients, without pipelining.
+/// Measures reads per second of a value by 32 clients, without pipelining.
 pub async fn measure_redis_reads(fixture: &Fixture, seconds: u64) -> Result<Sample> {
     // redis-benchmark takes a number of requests instead of a duration, so a short run measures the rate
     // first.
@@ -190,7 +190,7 @@ pub async fn measure_hashes(seconds: u64) -> Result<f64> {
         cores.spawn_blocking(move || {
             let mut count = 0_u32;
             while begun.elapsed() < time {
-                bcrypt::hash(PASSWORD, COST)?;
+                bcrypt::hash(PASSWORD, BCRYPT_COST)?;
                 count += 1;
             }
             anyhow::Ok(count)

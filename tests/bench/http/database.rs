@@ -1,15 +1,15 @@
-//! SQL of the fixture: users and their sessions.
+//! SQL of the fixture: users, sessions, an organization with products, and API keys.
 
 use anyhow::Result;
 use saas::security::{TokenSubject, Tokens, api_key, hash};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::fixture::{COST, PASSWORD, TOKEN_MINUTES};
+use super::fixture::{BCRYPT_COST, PASSWORD, TOKEN_MINUTES};
 
-/// Creates users, who all have the password [`PASSWORD`].
+/// Creates users with confirmed addresses, who all have the password [`PASSWORD`].
 pub async fn create_users(sql: &Client, count: usize) -> Result<()> {
-    let hash = bcrypt::hash(PASSWORD, COST)?;
+    let hash = bcrypt::hash(PASSWORD, BCRYPT_COST)?;
     let make = format!(
         "INSERT INTO users (email, hashed_password, full_name, email_verified_at) \
          SELECT 'user' || n || '@example.com', '{hash}', 'User ' || n, now() \
@@ -20,8 +20,8 @@ pub async fn create_users(sql: &Client, count: usize) -> Result<()> {
     Ok(sql.batch_execute("VACUUM ANALYZE").await?)
 }
 
-/// Adds users until there are `count`. A tenth of `count` are imported users: they are the oldest, and sort last by
-/// address and by name.
+/// Adds users until there are `count`. A tenth of `count` have names that begin with "Zoe Imported". They are the oldest
+/// users, and sort last by address, and by name among the users that have a name.
 pub async fn add_crowd(sql: &Client, count: u32) -> Result<()> {
     let make = format!(
         "INSERT INTO users (email, full_name, created_at) \
@@ -37,8 +37,8 @@ pub async fn add_crowd(sql: &Client, count: u32) -> Result<()> {
     Ok(sql.batch_execute("VACUUM ANALYZE").await?)
 }
 
-/// Creates an organization with a product. Its members are the first `members` users. Returns the ids of the
-/// organization and the product.
+/// Creates an organization with 1,000 products. Its members are the first `members` users. Returns the ids of the
+/// organization and of one product.
 pub async fn create_org(sql: &Client, members: i64) -> Result<[i64; 2]> {
     let make = "WITH org AS (INSERT INTO organizations (name) VALUES ('Acme') RETURNING id), \
                 members AS (INSERT INTO memberships (org_id, user_id, role) SELECT org.id, users.id, 'viewer' FROM org, \

@@ -11,13 +11,13 @@ pub const PERFORMANCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/perform
 pub const SCALING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/scaling.md");
 const PLOT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.svg");
 
-/// Fails if a file has no marks for a section. Callers run this check before the measurement, so that no results are
-/// lost.
+/// Fails if a file lacks the lines that begin and end a section. Callers run this check before the measurement, so that no
+/// results are lost.
 pub fn check(file: &str, section: &str) -> Result<()> {
     split_around(file, section).map(drop)
 }
 
-/// Replaces the results of a section.
+/// Replaces the text of a section.
 pub fn write(file: &str, section: &str, text: &str) -> Result<()> {
     let [before, after] = split_around(file, section)?;
     fs::write(file, format!("{before}\n{}\n\n{after}", text.trim_end()))?;
@@ -29,7 +29,7 @@ pub fn write_plot(svg: &str) -> Result<()> {
     Ok(fs::write(PLOT_FILE, svg)?)
 }
 
-/// Returns the text before and after the results of a section.
+/// Returns the text up to the line that begins a section, and the text from the line that ends it.
 fn split_around(file: &str, section: &str) -> Result<[String; 2]> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
     let (begin, end) = (format!("<!-- {section}: begin -->\n"), format!("<!-- {section}: end -->"));

@@ -32,8 +32,8 @@ pub const PASSWORD: &str = "a password of ours";
 pub const ADMIN: &str = "admin@example.com";
 pub const USERS: usize = 20_000;
 /// The default bcrypt cost of `saas serve`.
-pub const COST: u32 = 12;
-/// Lifetime of access tokens. It is longer than any measurement.
+pub const BCRYPT_COST: u32 = 12;
+/// Lifetime of access tokens. It is longer than the longest measurement, a soak test of a day.
 pub const TOKEN_MINUTES: u32 = 2 * 24 * 60;
 /// How long to wait until all jobs have ended.
 const JOBS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ pub struct Fixture {
     dir: PrivateDir,
     secret: String,
     port: u16,
-    /// The port of a second `saas serve`.
+    /// The port of a second `saas serve`, which writes the access log.
     other_port: u16,
     /// The port of a third `saas serve`, which limits requests.
     limited_port: u16,
@@ -129,7 +129,7 @@ impl Fixture {
         Ok((server, cold))
     }
 
-    /// Starts a second `saas serve`, with the default log level.
+    /// Starts a second `saas serve`, with the default log level, at which it writes the access log.
     pub async fn serve_other(&self) -> Result<Running> {
         let mut command = self.saas(&["serve", "--port", &self.other_port.to_string()]);
         command.env("LOG_LEVEL", "info");
@@ -181,8 +181,8 @@ impl Fixture {
         database::sign_in_many(&self.sql, &self.secret, "user", count).await
     }
 
-    /// Creates an organization with a product. Its members are the first `members` users. Returns the ids of the
-    /// organization and the product.
+    /// Creates an organization with 1,000 products. Its members are the first `members` users. Returns the ids of the
+    /// organization and of one product.
     pub async fn create_org(&self, members: i64) -> Result<[i64; 2]> {
         database::create_org(&self.sql, members).await
     }
@@ -192,7 +192,7 @@ impl Fixture {
         database::create_keys(&self.sql, org).await
     }
 
-    /// Removes the deleted rows of jobs, which autovacuum does on other servers.
+    /// Vacuums the tables that enqueues have changed. A test server has no autovacuum.
     pub async fn vacuum_jobs(&self) -> Result<()> {
         Ok(self.sql.batch_execute("VACUUM ANALYZE job_outbox, idempotency_keys").await?)
     }
@@ -213,7 +213,8 @@ impl Fixture {
         Ok(job)
     }
 
-    /// Waits until no job is queued or running. Returns the number of queued and running jobs, and of failed jobs.
+    /// Waits until no job is queued, scheduled or running, for at most 30 seconds. Returns the number of jobs that are left,
+    /// and of failed jobs.
     pub async fn jobs_left(&self, admin: &str) -> Result<[u64; 2]> {
         jobs_left(&self.client, &self.url(), admin, JOBS_TIMEOUT).await
     }
@@ -237,9 +238,9 @@ pub fn saas_command(args: &[&str], postgres_url: &str, redis_url: &str, secret: 
         .env("DATABASE_URL", postgres_url)
         .env("REDIS_URL", redis_url)
         .env("SECRET_KEY", secret)
-        // All loads come from one address and a few users.
+        // A load sends more requests from one address and user than the rate limits allow.
         .env("RATE_LIMITS", "false")
-        // One user enqueues all jobs, so the limits of a user must be high.
+        // One user may enqueue all jobs of a load, so the limits of a user must be high.
         .env("USER_MAX_QUEUED_JOBS", "1000000000")
         .env("USER_MAX_QUEUED_BYTES", "1000000000000")
         .env("USER_MAX_JOBS_PER_HOUR", "1000000000")
@@ -250,7 +251,7 @@ pub fn saas_command(args: &[&str], postgres_url: &str, redis_url: &str, secret: 
     command
 }
 
-/// Waits until no job is queued or running, for at most `limit`. Returns the number of queued and running jobs, and of
+/// Waits until no job is queued, scheduled or running, for at most `limit`. Returns the number of jobs that are left, and of
 /// failed jobs.
 pub async fn jobs_left(
     client: &reqwest::Client,
@@ -283,7 +284,7 @@ pub fn text_field(answer: &Value, name: &str) -> Result<String> {
 }
 
 /// Returns the email address of the user with this number, which starts at 0. Numbers from [`USERS`] on wrap around.
-pub fn user(n: usize) -> String {
+pub fn user_email(n: usize) -> String {
     format!("user{}@example.com", n % USERS + 1)
 }
 

@@ -7,7 +7,8 @@
 //! | `process` | starting and stopping processes |
 //! | `wrk` | load, and its results |
 //! | `baselines` | the rates that the machine allows |
-//! | `report`, `plot`, `document` | the figures as a table, as bars, in the files of `docs` |
+//! | `report`, `plot` | the figures as a table, and as a chart |
+//! | `document` | writes the figures into files of `docs` |
 //! | `stop` | shutdown under load |
 //! | `soak` | mixed load over a long time |
 //! | `search` | the list of users at a million users |
@@ -34,7 +35,9 @@ use tokio::time::sleep;
 
 use baselines::BareHandler;
 pub use baselines::{BARE_HANDLER, serve_bare};
-use fixture::{Fixture, HEALTH, USERS, enqueue, job_status, login, logout, me, product, user, user_list};
+use fixture::{
+    Fixture, HEALTH, USERS, enqueue, job_status, login, logout, me, product, user_email, user_list,
+};
 use process::Running;
 use report::Figures;
 use wrk::{Load, Request, Sample};
@@ -45,15 +48,16 @@ const COLD_STARTS: usize = 5;
 const CONNECTIONS: usize = 32;
 /// Time for the server to finish the work of the last load, such as hashes for disconnected clients.
 const SETTLE_TIME: Duration = Duration::from_millis(1_500);
-/// The number of users that request `/users/me` in rotation.
+/// The number of users whose requests a load sends in rotation.
 const READERS: i64 = 200;
 /// The number of users that log in in rotation.
 const LOGIN_USERS: usize = 1_000;
 /// The number of measured logouts.
 const LOGOUTS: i64 = 50;
+/// How long another server may accept the token after a logout before the benchmark fails.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE_BETWEEN_LOADS: Duration = Duration::from_millis(200);
-/// Seconds by which the flood starts before and ends after the measured load.
+/// Seconds by which the flood of logins starts before the measured load, and ends after it.
 const FLOOD_MARGIN_SECONDS: u64 = 1;
 
 /// Measures the API.
@@ -154,19 +158,22 @@ struct Bench<'a> {
     seconds: u64,
     health: Load,
     me: Load,
+    /// Requests to `/users/me` of all users, so many that the server has no recent copies of their sessions.
     uncached: Load,
     list: Load,
-    /// The ids of an organization and its product.
+    /// The ids of an organization and of one of its products.
     product_ids: [i64; 2],
     product: Load,
     /// Reads of the product with API keys instead of access tokens.
     product_by_key: Load,
     enqueue: Load,
+    /// Enqueues by many users, each request with an idempotency key of its own.
     keyed: Load,
     status: Load,
     login: Load,
     /// Requests to `/users/me` from 16 connections.
     few: Load,
+    /// Logins from 64 connections. A 503 with `Retry-After` is not an error.
     flood: Load,
 }
 
@@ -174,7 +181,7 @@ impl<'a> Bench<'a> {
     /// Signs users in and builds the loads. Runs most loads and the bare handler once, to warm up.
     async fn prepare(fixture: &'a Fixture, seconds: u64) -> Result<Self> {
         eprintln!("warming up");
-        let email = user(0);
+        let email = user_email(0);
         let (token, admin) = (fixture.sign_in(&email).await?, fixture.sign_in_admin().await?);
         let job = fixture.finished_job(&token).await?;
         let requests = async |users: i64| {
@@ -188,8 +195,8 @@ impl<'a> Bench<'a> {
         let keys = fixture.create_keys(product_ids[0]).await?;
         let by_key = keys.iter().map(|key| product(product_ids, key)).collect();
         baselines::store_value(fixture).await?;
-        // Each of many users logs in a few times, because the logins of one user are rate-limited.
-        let logins: Vec<_> = (0..LOGIN_USERS).map(|n| login(&user(n))).collect();
+        // Many users log in, because the number of logins of one user is limited.
+        let logins: Vec<_> = (0..LOGIN_USERS).map(|n| login(&user_email(n))).collect();
         let bench = Self {
             fixture,
             bare: BareHandler::start().await?,
@@ -289,8 +296,8 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Measures the time from a logout until a second server refuses the token. The second server is under load, and
-    /// has a copy of the session.
+    /// Measures the time from the response to a logout until a second server refuses the token. The second server is under
+    /// load, and has a copy of the session.
     async fn measure_logouts(&self, figures: &mut Figures) -> Result<()> {
         let fixture = self.fixture;
         let logouts = async {
@@ -319,7 +326,7 @@ impl<'a> Bench<'a> {
         tokio::try_join!(load, logouts).map(drop)
     }
 
-    /// Measures `/users/me` during a flood of logins. Returns the results of both.
+    /// Measures `/users/me` during a flood of logins. Returns the results of `/users/me`, then those of the logins.
     async fn measure_flood(&self) -> Result<(Sample, Sample)> {
         let (url, dir) = (self.fixture.url(), self.fixture.dir());
         let beside = async {

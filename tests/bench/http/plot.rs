@@ -1,4 +1,4 @@
-//! Draws a chart of horizontal bars as an SVG image. Its sizes are in pixels.
+//! Draws a chart of horizontal bars as an SVG image. The constants are in pixels.
 
 use crate::table::number;
 

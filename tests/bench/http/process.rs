@@ -75,15 +75,15 @@ pub async fn run_for(mut command: Command, seconds: u64) -> Result<String> {
     Ok(text.into_owned())
 }
 
-/// As [`run_for`], for a short program.
+/// Runs a program that takes less than [`STEP_TIMEOUT`]. Returns its output.
 pub async fn run(command: Command) -> Result<String> {
     run_for(command, 0).await
 }
 
 /// A process that is killed when this value is dropped.
 pub struct Running {
-    // Dropped before `child`. Later, the process id may belong to another process, which the watcher would
-    // kill.
+    // Dropped before `child`. After the process has ended, its id may belong to another process, which the watcher
+    // would kill.
     _watcher: Child,
     child: Child,
     log: PathBuf,
@@ -137,7 +137,7 @@ impl Running {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Returns the milliseconds from the start to the first 200 for a path.
+    /// Waits until a GET of `path` is answered with 200. Returns the milliseconds since the start of the process.
     pub async fn wait_for_first_response(&mut self, port: u16, path: &str) -> Result<f64> {
         loop {
             // The connection is refused until the server listens.
@@ -156,7 +156,8 @@ impl Running {
         Some(proc_field(&status, "VmRSS")? * 1_024.0 / 1e6)
     }
 
-    /// Measures the wake-ups per second of all threads. Returns `None` if the system does not report them.
+    /// Measures the wake-ups per second of all threads: their voluntary context switches. Returns `None` if the system does
+    /// not report them.
     pub async fn wake_ups(&self, period: Duration) -> Option<f64> {
         let before = self.context_switches()?;
         sleep(period).await;

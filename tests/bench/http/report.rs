@@ -16,7 +16,7 @@ const PER_SECOND_EXACT: Unit = Unit { suffix: "/s", digits: 1 };
 pub struct Series {
     /// The name in the table.
     pub name: &'static str,
-    /// The name in the rows of other series that use this series as a baseline.
+    /// The name of this series in the rows of other series that have it as a baseline. Empty if no series has.
     short: &'static str,
     pub rate: Rounds,
     p50: Rounds,
@@ -45,7 +45,7 @@ pub struct Figures {
     pub me: Series,
     /// `/users/me` with so many users that each request reads PostgreSQL.
     pub uncached: Series,
-    /// As `uncached`, but the last use of each session is so old that the request writes it.
+    /// As `uncached`, but the last use of each session is so old that the first request of the session writes it.
     pub touched: Series,
     /// `/users/me` with the access log.
     pub logged: Series,
@@ -54,7 +54,7 @@ pub struct Figures {
     /// `/users/me` with rate limits.
     pub limited_me: Series,
     pub list: Series,
-    /// A product of an organization, with recent copies of the identities.
+    /// Reads of a product of an organization, by so few users that the server has recent copies of their sessions.
     pub product: Series,
     /// Reads of the product with API keys instead of access tokens.
     pub product_by_key: Series,
@@ -70,8 +70,9 @@ pub struct Figures {
     pub flood: Series,
     pub bare: Series,
     pub postgres: Series,
-    /// The query of a product in the role of organizations (`tenant`), and without the role (`no_tenant`).
+    /// The query that reads a product, in the role `saas_tenant`.
     pub tenant: Series,
+    /// The same query without the role and without a transaction.
     pub no_tenant: Series,
     pub redis: Series,
     pub hashes: Series,
@@ -79,6 +80,7 @@ pub struct Figures {
     pub cold: Rounds,
     /// Milliseconds from the response to a logout until another server refuses the token.
     pub logouts: Rounds,
+    /// The shutdown under load.
     pub stop: Outcome,
     /// Megabytes before and after the load; empty if the system does not report them.
     pub memory: [Rounds; 2],

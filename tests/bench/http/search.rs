@@ -1,4 +1,5 @@
-//! The list of users with a million users: the time of a page by search, by sort order and by depth.
+//! Measures the list of users with a million users: the time to get a page, by search, by sort order, and by the number of
+//! users before the page.
 
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::table::{Rounds, Table, number, target};
 
-/// The target for the time of a page, in milliseconds.
+/// The target: each page takes less than this time.
 const MAX_MS: f64 = 50.0;
 const SORTS: [&str; 6] = ["created_at", "-created_at", "email", "-email", "full_name", "-full_name"];
 /// A description and the query parameter of each search.
@@ -119,7 +120,7 @@ impl Bench<'_> {
         Request::get(format!("{API}/users?limit=50&{query}")).with_token(&self.admin)
     }
 
-    /// Returns the milliseconds of each request for a page.
+    /// Measures the milliseconds of each of `rounds` requests for a page, after a request that is not measured.
     async fn time(&self, query: &str) -> Result<Rounds> {
         let request = self.list(query);
         self.fixture.send(&request).await?;
@@ -132,7 +133,7 @@ impl Bench<'_> {
         Ok(rounds)
     }
 
-    /// Returns the cursor of the page after another.
+    /// Returns the cursor of the page that follows the page of `query`.
     async fn cursor_after(&self, query: &str) -> Result<String> {
         let page = self.fixture.send(&self.list(query)).await?;
         Ok(page["next_cursor"].as_str().context("this is the last page")?.to_owned())

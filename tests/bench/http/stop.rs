@@ -1,4 +1,4 @@
-//! Shuts the server down under load, and counts the requests that are lost.
+//! Shuts the server down under load, and counts the requests that get no response.
 
 use std::{
     sync::{
@@ -23,14 +23,16 @@ const CONNECTIONS: u32 = 64;
 pub const RATE: u32 = 5_000;
 const LOAD_BEFORE_STOP: Duration = Duration::from_secs(2);
 
+/// The requests and the duration of a shutdown.
 #[derive(Default)]
 pub struct Outcome {
+    /// Requests that got a response.
     pub answered: u64,
     /// Requests over an open connection that got no response.
     pub lost: u64,
     /// Connections that were closed before their first response.
     pub turned_away: u64,
-    /// Milliseconds from the signal to the exit.
+    /// Milliseconds from SIGTERM to the exit of the server.
     pub took: f64,
 }
 
@@ -38,7 +40,7 @@ pub struct Outcome {
 #[derive(Default)]
 struct Counts([AtomicU64; 3]);
 
-/// Sends 5,000 requests per second over keep-alive connections, and stops the server after two seconds of load.
+/// Sends [`RATE`] requests per second over keep-alive connections, and sends SIGTERM to the server after two seconds.
 pub async fn measure(fixture: &Fixture, server: Running, request: &Request) -> Result<Outcome> {
     let (counts, text) = (Arc::new(Counts::default()), request.text());
     let mut clients = JoinSet::new();

@@ -9,7 +9,7 @@ use super::process;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A request that a load repeats.
+/// A request that a benchmark sends, alone or as a part of a load.
 #[derive(Clone)]
 pub struct Request {
     method: Method,
@@ -43,7 +43,7 @@ impl Request {
         token.into_iter().chain(form).collect()
     }
 
-    /// Builds the request for a client.
+    /// Builds the request for a client. `url` is the address of the server, without a path.
     pub fn build(&self, client: &reqwest::Client, url: &str) -> reqwest::RequestBuilder {
         let mut request = client.request(self.method.clone(), format!("{url}{}", self.path));
         for (name, value) in self.headers() {
@@ -88,7 +88,7 @@ pub struct Load {
     pub pause_ms: u64,
     /// Whether a 503 with `Retry-After` is not an error.
     pub allow_503: bool,
-    /// Whether each request has an idempotency key of its own. Needs several requests.
+    /// Whether each request has an idempotency key of its own. Has no effect if there is only one request.
     pub with_keys: bool,
 }
 
@@ -100,6 +100,7 @@ pub struct Sample {
     pub p50: f64,
     /// 99th percentile of the response time in milliseconds.
     pub p99: f64,
+    /// Requests that got no response or an error status, without those in `refused`.
     pub errors: u64,
     /// Responses of 503 with `Retry-After`, if [`Load::allow_503`] is set.
     pub refused: u64,
@@ -128,7 +129,7 @@ impl Load {
 
     fn script(&self) -> String {
         let mut lua = String::new();
-        // With a single request, wrk formats the request once. With several, it calls Lua for each request.
+        // A single request needs no function in Lua, which wrk would call for each request.
         match &self.requests[..] {
             [request] => {
                 lua += &format!("wrk.method, wrk.path = {:?}, {:?}\n", request.method.as_str(), request.path);
@@ -158,7 +159,7 @@ impl Load {
     }
 }
 
-/// Formats a request for the list in the script. `{:?}` quotes it for Lua, which works because it is ASCII.
+/// Formats a request for the list in the script. `{:?}` quotes texts as Lua needs it, because all of them are ASCII.
 fn format_list_entry(request: &Request, with_key: bool) -> String {
     let mut headers = String::new();
     let key = with_key.then(|| ("Idempotency-Key", "@KEY@".to_owned()));

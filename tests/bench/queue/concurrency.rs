@@ -14,11 +14,11 @@ use crate::{
     table::{PER_SECOND, Rounds, Table, number},
 };
 
-/// The duration of a short job.
+/// The duration of a [`Nap`].
 const NAP: Duration = Duration::from_millis(1);
 /// The values that are compared. The first is the default of `WORKER_CONCURRENCY`.
 const CONCURRENCY: [usize; 5] = [10, 1, 50, 100, 256];
-/// The number of groups that take turns.
+/// The number of job groups among which the worker alternates.
 const GROUPS: usize = 10;
 
 /// A job that sleeps for 1 ms.
@@ -37,8 +37,8 @@ impl Job for Nap {
 }
 
 impl Bench {
-    /// Measures the worker at each concurrency: with no-op jobs, with no-op jobs in groups, and with jobs of 1 ms. The
-    /// baseline of the jobs of 1 ms is a loop that does the same work without a queue.
+    /// Measures the worker at each concurrency: with no-op jobs, with no-op jobs in groups, and with jobs that take 1 ms. The
+    /// baseline of the latter is as many tasks that sleep for 1 ms in a loop, without a queue.
     pub(super) async fn measure_by_concurrency(&self) -> Result<Table<7>> {
         let head = [
             "concurrency",
@@ -98,7 +98,7 @@ impl Bench {
     }
 }
 
-/// Does the work of `times` jobs without a queue.
+/// Does the work of `times` [`Nap`] jobs without a queue.
 async fn nap(times: usize) {
     for _ in 0..times {
         sleep(NAP).await;

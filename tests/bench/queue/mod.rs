@@ -34,7 +34,7 @@ use crate::{
 const JOBS_PER_CALL: usize = 250;
 /// The number of times that a round drains the short backlog. One drain is too short to measure.
 const DRAINS_PER_ROUND: usize = 5;
-/// Padding of a payload. With it, the envelope of a job has 250 bytes.
+/// Padding of the arguments of a job. With this padding, the envelope of a job has 250 bytes.
 const PADDING_BYTES: usize = 144;
 
 /// Measures the job engine.
@@ -59,7 +59,7 @@ struct RedisSettings {
     redis: saas::config::Redis,
 }
 
-/// The state that the jobs share. In some measurements, each job sends the time of its start to the channel.
+/// The state that the jobs share. With a channel, each no-op job sends the time of its start.
 #[derive(Clone, Default)]
 struct Probe(Option<mpsc::UnboundedSender<Instant>>);
 
@@ -155,7 +155,7 @@ struct Bench {
     args: Args,
     url: String,
     conn: MultiplexedConnection,
-    /// The jobs of one call.
+    /// The jobs that one call enqueues.
     batch: Vec<Noop>,
     /// The envelope of a job, which the baseline uses too.
     envelope: String,
@@ -164,15 +164,17 @@ struct Bench {
 }
 
 impl Bench {
+    /// Returns the number of rounds: `--rounds`, or `usual`.
     fn rounds(&self, usual: usize) -> usize {
         self.args.rounds.map_or(usual, usize::from)
     }
 
+    /// Returns the number of jobs of a measurement: `full`, or a tenth of it with `--quick`.
     fn size(&self, full: usize) -> usize {
         if self.args.quick { full / 10 } else { full }
     }
 
-    /// Returns the engine and the baseline for one measurement, with a separate key prefix.
+    /// Returns clients of the engine and of the baseline for one measurement. Both use the key prefix `prefix`.
     async fn engine_and_baseline(&self, prefix: &'static str) -> Result<(Queue, BareClient)> {
         let url = self.url.as_str();
         let flags =
@@ -196,6 +198,7 @@ impl Bench {
         Ok(())
     }
 
+    /// Measures the duration of `work` on `jobs` jobs, and the time that Redis spends in scripts meanwhile.
     async fn measure(&self, jobs: usize, work: impl Future<Output = Result<()>>) -> Result<Sample> {
         let mut conn = self.conn.clone();
         redis::cmd("CONFIG").arg("RESETSTAT").query_async::<()>(&mut conn).await?;
@@ -205,8 +208,8 @@ impl Bench {
         Ok(Sample { jobs, seconds, redis: bare::script_time(&mut conn).await? })
     }
 
-    /// Runs the engine once, and reads the envelope and the outcome of a job for the baseline. Returns the
-    /// mean size of the envelopes.
+    /// Runs the engine and the baseline once, on [`JOBS_PER_CALL`] jobs. Stores the envelope and the outcome of a job in
+    /// `self` for the baseline. Returns the mean size of the envelopes in bytes.
     async fn warm_up(&mut self) -> Result<Rounds> {
         eprintln!("warming up");
         let (queue, bare) = self.engine_and_baseline("warm").await?;
@@ -229,7 +232,7 @@ impl Bench {
         Ok(size)
     }
 
-    /// Runs all queued jobs with a new worker.
+    /// Runs all queued jobs with a new worker. Fails unless exactly `jobs` jobs finish.
     async fn run_worker(&self, queue: &Queue, jobs: usize) -> Result<Sample> {
         self.run_worker_at(queue, self.args.concurrency.into(), jobs).await
     }
@@ -246,6 +249,7 @@ impl Bench {
         self.measure(jobs, working).await
     }
 
+    /// Measures the engine and the baseline while each empties a queue of `jobs` jobs, `times` times per round.
     async fn measure_drain(
         &self,
         prefix: &'static str,
@@ -276,7 +280,7 @@ impl Bench {
         Ok(both)
     }
 
-    /// Measures the bytes of a queued job, of a finished job, and of a job whose result was deleted.
+    /// Measures the memory in bytes of a queued job, of a finished job, and of a finished job whose outcome was deleted.
     async fn measure_memory(&self) -> Result<[Rounds; 3]> {
         let ((queue, _), jobs) = (self.engine_and_baseline("memory").await?, self.size(100_000));
         let mut conn = self.conn.clone();

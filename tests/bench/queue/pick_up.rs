@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Bench, JOBS, Probe, options};
 use crate::{bare, table::Rounds};
 
-/// The pause between two jobs, in which the worker becomes idle.
-pub(super) const PAUSE: Duration = Duration::from_millis(5);
+/// The pause before each job, in which the worker becomes idle.
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Bench {
-    /// Measures the milliseconds from enqueuing a job to its start, and those of a PING. Returns the median,
-    /// the 99th percentile and the maximum.
+    /// Measures the milliseconds from enqueuing a job to its start, and from sending a PING to its answer. Returns the
+    /// median, the 99th percentile and the maximum.
     pub(super) async fn measure_pick_up(&self) -> Result<[[Rounds; 2]; 3]> {
         let ((queue, _), mut conn) =
             (self.engine_and_baseline("idle").await?, bare::connect(&self.url).await?);

@@ -17,8 +17,8 @@ use crate::{
     table::{PER_SECOND, Rounds, Table, number},
 };
 
-/// The number of writes that the benchmark sends until the replica confirms one. Each waits up to 100 ms.
-const MAX_QUESTIONS: usize = 300;
+/// Maximum number of writes before the replica has to confirm one. The wait for each confirmation takes up to 100 ms.
+const MAX_PROBE_WRITES: usize = 300;
 
 impl Bench {
     /// Measures callers that enqueue one job at a time, with and without a wait for a replica on the same machine. The
@@ -65,7 +65,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Makes the server at `replica` a replica, and waits until it confirms a write.
+    /// Makes the server at the URL `replica` a replica of the server of the benchmark, and waits until it confirms a write.
     async fn connect_replica(&self, replica: &str) -> Result<()> {
         let primary: Url = self.url.parse()?;
         let mut conn = bare::connect(replica).await?;
@@ -74,7 +74,7 @@ impl Bench {
         let port = primary.port().context("the server has no port")?;
         redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).query_async::<()>(&mut conn).await?;
         let mut conn = self.conn.clone();
-        for _ in 0..MAX_QUESTIONS {
+        for _ in 0..MAX_PROBE_WRITES {
             let mut commands = redis::pipe();
             commands.cmd("SET").arg("confirmed").arg("").ignore().cmd("WAIT").arg(1).arg(100);
             let (replicas,): (u32,) = commands.query_async(&mut conn).await?;

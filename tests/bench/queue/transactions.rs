@@ -1,6 +1,6 @@
 //! Measures the cost of enqueuing a job in a transaction.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
@@ -19,11 +19,14 @@ use saas::{
 use secrecy::ExposeSecret;
 use tokio::time::sleep;
 
-use super::{Bench, pick_up::PAUSE};
+use super::Bench;
 use crate::{
     bare::CALLERS,
     table::{PER_SECOND, Rounds, Table, number},
 };
+
+/// Time between two reads of the table `job_outbox`.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 #[derive(Parser)]
 struct Settings {
@@ -102,10 +105,10 @@ impl Bench {
     }
 }
 
-/// Waits until the queue has all jobs.
+/// Waits until no job is left in the table `job_outbox`: then the queue has all jobs.
 async fn wait_until_relayed(app: &App) -> Result<()> {
     while app.db.run(async |conn| Ok(JobOutboxRow::count_waiting(conn, None, 1).await?)).await? > 0 {
-        sleep(PAUSE).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
