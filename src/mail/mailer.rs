@@ -41,7 +41,7 @@ enum Transport {
 /// A mail to one recipient.
 pub struct Mail<'a> {
     /// The local part of the `Message-ID`. A retried job sends the same id again, so a mail reader that deduplicates
-    /// shows only one mail.
+    /// by this id shows only one mail.
     pub id: &'a str,
     pub to: &'a str,
     pub subject: &'a str,

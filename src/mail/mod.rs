@@ -6,7 +6,7 @@
 //! | `smtp` | the SMTP client: which errors are permanent, and when a password may be sent |
 //! | `messages/link` | the mails to accounts with a single-use link: one static each |
 //! | `messages/invitation` | the invitation to an organization |
-//! | `messages/notice` | the mails about a change to an account or organization: one variant each |
+//! | `messages/notice` | the mails about an event of an account or organization: one variant each |
 //! | `messages/content` | renders a message as text and HTML |
 //! | `templates/` | the layout of all messages |
 //!

@@ -75,7 +75,8 @@ impl Measurement {
         let seconds = |duration: Duration| SECONDS.format(duration.as_secs_f64());
         let count = |found: usize| number(found as f64, 0);
         let unknown = jobs.iter().filter(|(_, state)| state.is_none()).count();
-        // A killed worker may have stored the outcome of a job without logging its end. So such a job is not counted.
+        // A killed worker may have stored the outcome of a job without logging its end. So a job with the state
+        // `finished` is not counted.
         let never_ran = jobs
             .iter()
             .filter(|(id, state)| state.as_deref() != Some("finished") && !runs.finished.contains(id));

@@ -159,7 +159,8 @@ impl Load {
     }
 }
 
-/// Formats a request for the list in the script. `{:?}` quotes texts as Lua needs it, because all of them are ASCII.
+/// Formats a request for the list in the script. `{:?}` quotes ASCII text as Lua requires, and all texts are
+/// ASCII.
 fn format_list_entry(request: &Request, with_key: bool) -> String {
     let mut headers = String::new();
     let key = with_key.then(|| ("Idempotency-Key", "@KEY@".to_owned()));

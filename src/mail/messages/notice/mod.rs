@@ -1,4 +1,4 @@
-//! Notices: messages about a change to an account or an organization.
+//! Notices: messages about an event of an account or an organization, without a link.
 
 mod text;
 mod unverified;
