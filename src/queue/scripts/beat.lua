@@ -1,6 +1,7 @@
 -- A heartbeat: renews the leases that a worker still holds, and stores the progress of its jobs.
--- ARGV: lease (ms), worker, its record (JSON), number of leases, pairs of (queue, lease), triples of (id, token, progress)
--- Returns {lost leases, ids of canceled jobs}
+-- ARGV: length of the leases (ms), id of the worker, its record (JSON), number of leases, then pairs of (queue, lease), then
+--   triples of (id of a job, token, progress as JSON)
+-- Returns {leases that no longer exist, ids of all running jobs whose cancellation was requested, also of other workers}
 local lease, t, lost = tonumber(ARGV[1]), now(), {}
 rc('ZADD', P .. ':alive', t, ARGV[2])
 rc('HSET', P .. ':card', ARGV[2], ARGV[3])

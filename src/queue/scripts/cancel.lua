@@ -1,8 +1,14 @@
 -- Cancels a job that has not ended, or tells it to stop if it is running.
--- ARGV: id; id of the call; state
--- The state is '' or, for a job that may not have been pushed yet, that of a canceled job (`c`, owner, scope). If such a job is
--- unknown, the script stores its state, so that a later push finds a job that has ended.
--- Returns unknown, ended, requested (it is running) or canceled
+-- ARGV:
+--   id of the job
+--   id of the call, by which a repeated call is recognized
+--   for a prepared job, which may not have been pushed yet, the state of a canceled job (`c`, owner, scope); else ''. If the job
+--     is unknown, the script stores this state, so that a later push finds a job that has ended
+-- Returns one of:
+--   unknown
+--   ended       the job had finished, failed or been canceled before
+--   requested   the job is running, and the next heartbeat of its worker tells it to stop
+--   canceled
 local id, by, ahead = ARGV[1], ARGV[2], ARGV[3] or ''
 local envelope = rc('HGET', P .. ':jobs', id)
 if not envelope then
@@ -13,7 +19,7 @@ if not envelope then
     return string.sub(state or ahead, 1, 1) == 'c' and 'canceled' or 'ended'
   end
   if not state then return 'unknown' end
-  -- If the outcome has the id of this call, the call is repeated, because its first answer was lost.
+  -- If the outcome has the id of this call, the call is repeated, because the answer to its first run was lost.
   return string.find(find_record(OUTCOME, id) or '', '{"by":"' .. by .. '"', 1, true) == 1 and 'canceled' or 'ended'
 end
 if rc('HEXISTS', P .. ':run', id) == 1 then
@@ -21,7 +27,8 @@ if rc('HEXISTS', P .. ':run', id) == 1 then
   return 'requested'
 end
 if failed_in(id, envelope) then return 'ended' end
--- The envelope becomes part of the outcome, so it must be valid JSON.
+-- The envelope becomes part of the outcome, so it must be valid JSON. A job with a malformed envelope is left to a worker, which
+-- fails it.
 if not pcall(cjson.decode, envelope) then return 'ended' end
 cancel(id, envelope, now(), by)
 return 'canceled'

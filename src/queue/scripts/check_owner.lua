@@ -1,8 +1,13 @@
--- Checks whether an owner may enqueue more jobs. Changes nothing, except that it corrects an account as a push does.
--- ARGV: id of the owner, number of new jobs, their size (bytes), limit of the jobs of an owner, limit of their bytes, limit
---   of jobs that an owner enqueues in an hour ('' for none); then the id and the size of each job that may have been pushed
--- Such a job counts as a new job if it has neither been pushed nor ended.
--- Returns 1, or the error QUOTA as a push does
+-- Checks whether an owner may enqueue more jobs. Counts no job, but may correct the sums of the account, like a push.
+-- ARGV:
+--   id of the owner
+--   number of new jobs
+--   their total size (bytes)
+--   limit of the owner's waiting and running jobs
+--   limit of the total size of these jobs (bytes)
+--   limit of the jobs that the owner enqueues in an hour ('' for none)
+--   then pairs of (id, size) of prepared jobs that may have been pushed. Each of them that is unknown counts as a new job
+-- Returns 1, or an error QUOTA like that of `push`
 local account, t = P .. ':owner:' .. ARGV[1], now()
 local jobs, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 for i = 7, #ARGV, 2 do

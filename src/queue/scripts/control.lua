@@ -1,8 +1,10 @@
--- Changes the settings of a queue.
--- ARGV: queue; the settings that it must have, as `paused|concurrency|rate`, or '' for any; then a setting and its new value,
---   '' for none, a setting and its new value, ... `paused` is '1' or ''.
--- Returns 0, and changes nothing, if the queue has other settings than it must. A call that is repeated finds its own
--- changes, so a queue that has all the new values already is right, too.
+-- Changes the settings of a queue: whether it is paused, and its limits.
+-- ARGV:
+--   queue
+--   the settings that the caller expects, as `paused|concurrency|rate`; '' to change the queue whatever its settings are
+--   then pairs of a setting (paused, concurrency or rate) and its new value. `paused` is '1' or ''; for a limit, '' is none
+-- Returns 1 if the queue has the new values now. Returns 0, and changes nothing, if its settings are not the expected ones. A
+-- repeated call finds the changes of its first run, so it also returns 1 if the queue has all new values already.
 local q, required = ARGV[1], ARGV[2]
 local function value_of(what)
   if what == 'paused' then return rc('SISMEMBER', P .. ':paused', q) == 1 and '1' or '' end

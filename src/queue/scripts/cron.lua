@@ -1,7 +1,13 @@
 -- Periodic jobs. Reads when schedules are due, or enqueues their jobs. An entry is applied only if the due time in Redis is
 -- still the one that the caller has read, so that each run is enqueued once.
--- ARGV: 'due', names..; or 'fire', then entries of (name, current due time or '', next due time, queue, id, envelope or '')
--- Returns {now, {due (ms) or '', ..}}, or {now, {1 if the entry was applied, else 0, ..}}
+-- ARGV: 'due', names of schedules..; or 'fire', then entries of:
+--   name of the schedule
+--   due time that the caller has read (ms), '' if Redis had none
+--   next due time (ms)
+--   queue
+--   id of the new job
+--   envelope of the new job, or '' to set the next due time only
+-- 'due' returns {now, {due time (ms) or '', ..}}. 'fire' returns {now, {1 if the entry was applied, else 0, ..}}
 local t, out = now(), {}
 if ARGV[1] == 'due' then
   local mine = {}
@@ -9,7 +15,7 @@ if ARGV[1] == 'due' then
     mine[ARGV[i]] = true
     out[#out + 1] = rc('HGET', P .. ':cron', ARGV[i]) or ''
   end
-  -- A schedule that is more than an hour late belongs to no running version, which would have fired it.
+  -- Deletes schedules that are more than an hour late: no running worker knows them, or it would have fired them.
   local all = rc('HGETALL', P .. ':cron')
   for i = 1, #all, 2 do
     if not mine[all[i]] and all[i + 1] + 3600000 < t then rc('HDEL', P .. ':cron', all[i]) end

@@ -1,20 +1,29 @@
 -- Fetches jobs for a worker: removes them from their queues, leases them, and marks them as running.
--- ARGV: worker, token, lease (ms), maximum number of jobs, how many of these may come from the queues that are not reserved,
---   how many jobs of one owner may run (0 for no limit), how many jobs to take ahead of free slots, the reserved queue
---   (served first) or '', queues.. (in order of priority)
--- Returns {now, {{queue, ids, envelopes, failures, crashes, mark}, ..}, ms until a rate limit allows more, or 0}
--- Jobs ahead of free slots have leases of their own, whose tokens end with the mark AHEAD: if the worker crashes, they have
--- probably not started.
+-- ARGV:
+--   id of the worker
+--   token that the worker has created for this fetch
+--   length of the leases (ms)
+--   maximum number of jobs for free slots
+--   how many of these jobs may come from queues that are not reserved
+--   how many jobs of one owner may run, in all workers together (0 for no limit)
+--   how many jobs to take ahead of free slots
+--   the reserved queue, which is served first, or ''
+--   queues.. (in order of priority)
+-- Returns {now, leases, ms until a rate limit allows more jobs}; 0 if no rate limit holds jobs back. Each lease is {queue, ids,
+--   envelopes, failures, crashes, mark}. Its token is `<token>.<position of the lease, from 0><mark>`
+-- Jobs that are taken ahead of free slots have leases of their own, with the mark AHEAD; for other leases the mark is ''. If the
+-- worker crashes, jobs with the mark have probably not started.
 local worker, token, lease, max, others = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local owner_max, ahead, RESERVED = tonumber(ARGV[6]), tonumber(ARGV[7]), 8
 local t, out, paused, retry_after = now(), {}, {}, 0
--- The worker has released this token already, so it would not run the jobs.
+-- The worker has received no answer and has released the token, so it would not run the jobs.
 if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
 for _, q in ipairs(rc('SMEMBERS', P .. ':paused')) do paused[q] = true end
 local limited = rc('EXISTS', P .. ':limits') == 1
 
--- Returns how many of `room` jobs the limits of a queue allow and, with a rate limit, a function that consumes tokens. The
--- rate is a bucket of `n` tokens that refills in `per` ms (GCRA, ITU-T I.371); `full` is when it will be full again.
+-- Returns how many of `room` jobs the limits of a queue allow; a function that takes the tokens of fetched jobs, nil without a
+-- rate limit; and whether the queue has a limit. A rate limit is a bucket of `n` tokens that refills in `per` ms (GCRA, ITU-T
+-- I.371); `full` is the time at which the bucket will be full again.
 local function capacity(q, room)
   local concurrency, rate = unpack(rc('HMGET', P .. ':limits', q .. ':concurrency', q .. ':rate'))
   local free = room
@@ -52,8 +61,8 @@ local function lease_jobs(q, ids, mark)
   return #live
 end
 
--- Removes and returns jobs without a group that may be taken ahead. A job that may have crashed a worker, and the jobs behind
--- it, are taken only for free slots, where a crash counts.
+-- Removes and returns jobs without a group, to be taken ahead of free slots. A job whose worker has crashed, and the jobs behind
+-- it, stay in the queue: they are taken only for free slots, because a crash counts only for jobs in a slot.
 local function take_ahead(q)
   local list = P .. ':queue:' .. q
   local ids = rc('LPOP', list, math.min(ahead, CHUNK)) or {}
@@ -82,8 +91,8 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
   end
   if held then rc('SADD', P .. ':held', q) end
   if ahead > 0 and taken >= free and a ~= RESERVED and not paused[q] then
-    -- Jobs of queues with limits or groups are not taken ahead: their turn is decided when a slot is free. If such a queue
-    -- has jobs, no jobs of queues with a lower priority are taken ahead, because they would fill the slots.
+    -- Jobs of a queue with a limit or with groups are not taken ahead: which of them is next is decided when a slot is free. If
+    -- this queue has ready jobs, no jobs of queues with a lower priority are taken ahead, because they would fill the slots.
     if has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1 then
       if has_ready(q) then ahead = 0 end
     else
@@ -93,7 +102,7 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
   end
   local more = not paused[q] and not held and has_ready(q)
   if spend and (taken > 0 or more) then spend(taken) end
-  -- If a limit holds the jobs back, waking a worker is useless.
+  -- Wakes no worker if a limit of the queue holds the remaining jobs back.
   if more and (taken < free or free == room) then wake(q) end
   max = max - taken
   if a ~= RESERVED then others = others - taken end

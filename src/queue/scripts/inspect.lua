@@ -1,7 +1,11 @@
 -- Reads queues, the ids of jobs, and workers.
--- ARGV: 'queues' and a name, or no name for all queues; 'page', queue, state, offset, count, and the last jobs of the page
---   before, the last one first; or 'workers', longest time since the last heartbeat (ms)
--- 'page' returns where the page begins, and its ids.
+-- ARGV, one of:
+--   'queues', name of a queue, or no name for all queues
+--   'page', queue, state, offset, count, then ids of the last jobs of the previous page, the last one first
+--   'workers', longest time since the last heartbeat (ms)
+-- 'queues' returns {now, {fields of a queue, ..}}; `Row::parse` in `inspect.rs` names the fields. 'page' returns {offset at which
+-- the page begins, its ids}. 'workers' returns {now, {{id, record (JSON), time of the last heartbeat (ms)}, ..}}
+-- Limits: how many groups of a queue are read, and by how many places a job may have moved in its list between two pages.
 local MAX_GROUPS, MAX_SHIFT = 20000, 1000
 if ARGV[1] == 'queues' then
   local names = {}
@@ -62,8 +66,8 @@ elseif ARGV[1] == 'page' then
     end
     return ids
   end
-  -- Jobs may have left or joined the list since the previous page. The last job of that page that is still in the list shows
-  -- where the page ended.
+  -- Returns where the page begins. Jobs may have left or joined the list since the previous page. The last job of the previous
+  -- page that is still in the list shows where that page ended.
   local function resume(offset)
     if #ARGV < 6 then return offset end
     local from, place = math.max(0, offset - MAX_SHIFT), {}

@@ -1,14 +1,17 @@
--- The beginning of every script. KEYS[1] is the prefix of all keys; with a hash tag as prefix, all keys are in one slot
--- of Redis Cluster. Times are milliseconds by the clock of the server.
+-- The common beginning of the scripts in this folder; `scripts.rs` puts it before each of them. KEYS[1] is the prefix of all
+-- keys. On Redis Cluster the prefix contains a hash tag, so that all keys are in one slot. A time is in milliseconds since the
+-- epoch, by the clock of Redis.
 local P, rc = KEYS[1], redis.call
-local CHUNK = 1000 -- `unpack` fails near 8,000
+-- Maximum number of jobs in one command. Each job needs up to two arguments, and `unpack` fails at about 8,000 values.
+local CHUNK = 1000
 local HOUR, DAY = 3600000, 86400000
-local AHEAD = '+' -- the end of the token of jobs that were fetched ahead of free slots
+local AHEAD = '+' -- the last character of the token of a lease whose jobs were fetched before there were free slots for them
 local function now() local t = rc('TIME') return t[1] * 1000 + math.floor(t[2] / 1000) end
 local function wake(q) rc('ZADD', P .. ':wake:' .. q, 0, '1') end
 local function count(q, what, n) rc('HINCRBY', P .. ':stats', q .. ':' .. what, n) end
 local function integer(n) return string.format('%.0f', n) end
--- Returns the queue of a job. Parses the envelope only if it does not start as expected; '' if it is malformed.
+-- Returns the name of the queue in an envelope; '' if the envelope is malformed. Parses the JSON only if the envelope does not
+-- begin with the fields `v`, `task` and `queue`.
 local function queue_of(envelope)
   local q = string.match(envelope, '^{"v":%d+,"task":"[^"\\]*","queue":"([^"\\]*)"')
   if q then return q end
@@ -16,7 +19,8 @@ local function queue_of(envelope)
   return ok and type(decoded) == 'table' and decoded.queue or ''
 end
 
--- Returns the queue in which a job has failed, or nil. A malformed envelope names no queue, so all queues are searched.
+-- Returns the name of the queue in which a job has failed; nil if the job has not failed. A malformed envelope names no queue,
+-- so the failed jobs of all queues are searched.
 local function failed_in(id, envelope)
   local q = queue_of(envelope)
   for _, name in ipairs(q ~= '' and { q } or rc('SMEMBERS', P .. ':queues')) do
@@ -24,8 +28,8 @@ local function failed_in(id, envelope)
   end
 end
 
--- Returns the jobs that a lease (`token|id,id`) still holds, and their holder (`token|worker|started at`). A member of
--- another form is ignored: RQ uses the same key differently.
+-- Returns the ids of the jobs that a lease (`token|id,id,..`) still holds, and their holder (`token|worker|started at`), nil if
+-- there are no such jobs. A lease without a bar holds no jobs: RQ stores ids of jobs under the same key.
 local function jobs_of(lease)
   local ids, found, bar = {}, nil, string.find(lease or '', '|', 1, true)
   if not bar then return ids end
@@ -37,38 +41,43 @@ local function jobs_of(lease)
   return ids, found
 end
 
--- When a job has finished or was canceled, two records remain. Its outcome, with the result, is kept for RESULT_TTL. Its
--- state is kept for at least a day: `after`, a repeated push and a late poll read it. The state is `f` (finished) or `c`
--- (canceled), the id of the owner and, after a bar, the scope.
--- Records are stored in hashes (buckets). Each bucket has the records of an eighth of their TTL; a full bucket is followed by
--- another. The name of a bucket contains the TTL. A sorted set for each kind of record has the names of the buckets, with the
--- latest time of their records. `tick` unlinks a bucket one TTL after this time, which does not block Redis. If no scheduler
--- runs, the key expires a minute later.
+-- When a job has finished or was canceled, two records remain. Its outcome, with the result, is kept for RESULT_TTL, or for an
+-- hour if the job was canceled while it waited. Its state is kept for at least a day, because a push with `after`, a repeated
+-- push and a late request for the status read it. The state is `f` (finished) or `c` (canceled), the id of the owner and, after
+-- a bar, the scope.
+-- Records are stored in hashes (buckets). A bucket has the records with the same TTL that were stored in a period of an eighth
+-- of this TTL; a full bucket is followed by another one. The name of a bucket contains the TTL. For each kind of record, a
+-- sorted set has the names of the buckets, with the latest time at which a record may have been stored in the bucket. `tick`
+-- deletes a bucket one TTL after this time, with UNLINK, which does not block Redis. If no scheduler runs, the bucket expires
+-- at least a minute later.
 local STATE, OUTCOME = ':ended', ':done'
--- Maximum number of records in a bucket: just below a power of two, the size of a hash table. Buckets of states are large,
--- because a push looks for its job in each bucket of the last minutes.
+-- Limits of a bucket: the number of its records and, for outcomes, the bytes of their texts. The numbers are just below a power
+-- of two, at which Redis doubles the hash table. Buckets of states are larger, because a push searches each bucket in which
+-- its jobs may have ended, so these should be few.
 local BUCKET_RECORDS, BUCKET_BYTES = { [STATE] = 520000, [OUTCOME] = 65000 }, 8 * 1024 * 1024
--- Returns the field of a job in a bucket: its id. The time at the beginning of a UUIDv7 is left out to save memory.
+-- Returns the field of a job in a bucket: its id, without the 12 digits of the time at the beginning of a UUIDv7, to save
+-- memory.
 local function field_of(id) return #id == 32 and string.sub(id, 13) or id end
 local function forget_bucket(kind, key)
   rc('UNLINK', key)
   rc('ZREM', P .. kind, key)
   rc('HDEL', P .. ':bytes', key)
 end
--- Stores records of a kind. `records`: field, text, field, text, ...
+-- Stores records of one kind, STATE or OUTCOME, for `ttl` ms from the time `t`. `records` is a list: field, text, field, text, ..
+-- `bytes` is the size of the texts, which is counted for outcomes only; 0 for states.
 local function store(kind, t, ttl, records, bytes)
-  ttl = math.max(8000, math.min(ttl, 366 * DAY)) -- any RESULT_TTL is valid: nothing here may raise an error
+  ttl = math.max(8000, math.min(ttl, 366 * DAY)) -- jobs may have any RESULT_TTL, and no command below may raise an error
   local slice = math.ceil(ttl / 8)
   local slot = math.floor(t / slice)
   local key, last = P .. kind .. ':' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice
   rc('HSET', key, unpack(records))
   local total, n = bytes > 0 and rc('HINCRBY', P .. ':bytes', key, bytes) or 0, rc('HLEN', key)
-  -- A bucket must be in the sorted set, or it is neither found nor deleted.
+  -- Each call adds the bucket to the sorted set, because a bucket that is missing there is neither found nor deleted.
   if rc('ZADD', P .. kind, 'NX', last, key) == 1 or n == #records / 2 then
     rc('PEXPIREAT', key, last + ttl + 60000)
   end
   if n < BUCKET_RECORDS[kind] and total < BUCKET_BYTES then return end
-  -- Renames the full bucket, so that the next bucket can have the name.
+  -- Renames the full bucket, so that the next record starts a new bucket under the old name.
   local full = key .. '.' .. integer(t)
   if rc('RENAMENX', key, full) == 0 then return end
   rc('ZREM', P .. kind, key)
@@ -76,7 +85,7 @@ local function store(kind, t, ttl, records, bytes)
   if bytes > 0 then rc('HSET', P .. ':bytes', full, total) end
   rc('HDEL', P .. ':bytes', key)
 end
--- Returns the record of a job, or false.
+-- Returns the text of a job's record of one kind, or false if there is none.
 local function find_record(kind, id)
   local field = field_of(id)
   for _, key in ipairs(rc('ZREVRANGE', P .. kind, 0, -1)) do
@@ -87,29 +96,32 @@ local function find_record(kind, id)
 end
 
 -- Owners. A job with an owner and no scope is in the group `owner:<id>`. The hash `<prefix>:owner:<id>`, the account of the
--- owner, has the size in bytes of each job that waits or runs, and the sums `jobs`, `bytes` and `running`. The list
--- `<prefix>:owner:<id>:failed` has the failed jobs, oldest first.
--- Scopes. The group of a job with a scope is `scope:<scope>|owner:<id>`, or `scope:<scope>` without an owner. The jobs of a
--- scope take turns as one group, `scope:<scope>`. If an owner is at the limit of running jobs, `take` sets the owner's jobs
--- aside: it moves them to the list `scope:<scope>|owner:<id>`, so that they do not delay the other owners of the scope.
+-- owner, has the size in bytes of each job that waits or runs, by id, and the sums `jobs`, `bytes` and `running`. `counted` is
+-- the time of the last call of `recount`. The list `<prefix>:owner:<id>:failed` has the ids of the owner's failed jobs, the
+-- earliest failure first.
+-- Scopes. The group of a job with a scope is `scope:<scope>|owner:<id>`, or `scope:<scope>` without an owner. All jobs of a
+-- scope wait in the list of one group, `scope:<scope>`. If an owner is at the limit of running jobs, `take` sets the owner's
+-- jobs aside: it moves them to the list of the group `scope:<scope>|owner:<id>`, so that they do not delay the jobs of other
+-- owners in the scope.
 local MAX_FAILED_OF_OWNER = 100
 local MAX_RECOUNTED = 10000
 local SUMS = { jobs = true, bytes = true, running = true, counted = true }
--- Returns the key of the account of a group, or nil. Also recognizes the names that a purge gives to groups.
+-- Returns the key of the account of a group's owner; nil if the group has no owner. Also finds the owner in the name that
+-- `purge` gives to a group.
 local function account_of(group)
   local owner = group and (string.match(group, '^owner:%-?%d+$') or string.match(group, '^scope:[^|]*|(owner:%-?%d+)$')
     or string.match(group, '^purged up to .*[ |](owner:%-?%d+)$'))
   return owner and P .. ':' .. owner
 end
--- Returns the group with which a job takes turns.
+-- Returns the group in whose list a job waits: the group of its scope, or `group` itself if the job has no scope.
 local function shared_group(group) return string.match(group, '^(scope:[^|]*)|') or group end
--- Returns the owner and the scope of a group as the state of an ended job has them.
+-- Returns the owner and the scope of a group in the form of the state of an ended job: `12`, `12|tenant-7`, `|tenant-7` or ''.
 local function ended_origin(group)
   local scope, rest = string.match(group, '^scope:([^|]*)(.*)$')
   local owner = string.match(rest or '|' .. group, '^|owner:(%-?%d+)$') or ''
   return scope and owner .. '|' .. scope or owner
 end
--- Calls `change(account, id)` for each job that has an owner. `account` is the key of the owner's hash.
+-- Calls `change(account, id)` for each of these jobs that has an owner. `account` is the key of the owner's account.
 local function each_owned(ids, change)
   if rc('EXISTS', P .. ':group') == 0 then return end
   for i, group in ipairs(rc('HMGET', P .. ':group', unpack(ids))) do
@@ -117,7 +129,7 @@ local function each_owned(ids, change)
     if account then change(account, ids[i]) end
   end
 end
--- Adds jobs that wait to an account. `sizes`: id, size in bytes, id, size in bytes, ...
+-- Adds waiting jobs to an account. `sizes` is a list: id, size in bytes, id, size in bytes, ..
 local function charge(account, sizes)
   local bytes = 0
   for i = 2, #sizes, 2 do bytes = bytes + sizes[i] end
@@ -135,7 +147,9 @@ local function discharge(ids)
     if rc('HINCRBY', account, 'jobs', -1) <= 0 then rc('DEL', account) end
   end)
 end
--- Counts jobs that start (n = 1) or stop (n = -1) running. A stop may let jobs run that the limit of an owner held back.
+-- Counts jobs that start (n = 1) or stop (n = -1) running, in the totals of their queue and in the accounts of their owners.
+-- `<prefix>:held` has the queues whose jobs had to wait because their owners were at the limit of running jobs. When a job of
+-- an owner stops, these jobs may be allowed to run, so a worker of each of these queues is woken.
 local function count_running(q, ids, n)
   count(q, 'running', n * #ids)
   local owned = false
@@ -147,7 +161,8 @@ local function count_running(q, ids, n)
   for _, held in ipairs(rc('SMEMBERS', P .. ':held')) do wake(held) end
   rc('DEL', P .. ':held')
 end
--- Corrects an account, at most once a minute: workers of earlier releases end jobs without updating it.
+-- Corrects the sums of an account, because workers of earlier releases end jobs without updating it. Does nothing within a
+-- minute after the previous correction, or for more than MAX_RECOUNTED jobs, since it reads each job of the owner.
 local function recount(account, t)
   local before, total = unpack(rc('HMGET', account, 'counted', 'jobs'))
   if t - (before or 0) < 60000 or tonumber(total or 0) > MAX_RECOUNTED then return end
@@ -162,7 +177,8 @@ local function recount(account, t)
   else rc('HSET', account, 'jobs', jobs, 'bytes', bytes, 'running', running, 'counted', integer(t)) end
 end
 
--- Returns which limit of an owner new jobs would exceed, `jobs` or `bytes`, or nil.
+-- Returns which limit of an owner new jobs would exceed: 'jobs', 'bytes', or nil for neither. `jobs` is the number of new jobs,
+-- and `bytes` their total size.
 local function exceeded_limit(account, jobs, bytes, max_jobs, max_bytes, t)
   local function exceeded()
     local have, used = unpack(rc('HMGET', account, 'jobs', 'bytes'))
@@ -172,16 +188,17 @@ local function exceeded_limit(account, jobs, bytes, max_jobs, max_bytes, t)
   if exceeded() then recount(account, t) end
   return exceeded()
 end
--- Limits the jobs that an owner enqueues in an hour with a token bucket, as in `fetch`. Without it, the outcomes of many
--- short jobs could fill the memory. Returns the milliseconds until `jobs` more are within the limit (0 or less if they are
--- now), and the level of the bucket with these jobs.
+-- Checks the limit of the jobs that an owner enqueues in an hour: a token bucket of `max_rate` tokens that refills in an hour,
+-- computed as in `fetch`. Without this limit, the records of many short jobs could fill the memory. Returns the milliseconds
+-- until the limit allows `jobs` more jobs (0 or less if it allows them now), and the time at which the bucket is full again
+-- after these jobs. The caller stores this time in `<account>:pace` when it enqueues the jobs.
 local function pace_of(account, jobs, max_rate, t)
   local level = math.min(math.max(t, tonumber(rc('GET', account .. ':pace') or 0)), t + HOUR) + jobs * HOUR / max_rate
   return math.ceil(level - t - HOUR - 0.001), level
 end
 
--- The jobs of a group wait in a list of their own, and groups take turns: `turns` contains each group that has jobs
--- once, and '' for the jobs without a group.
+-- The jobs of a group wait in a list of their own, and groups take turns. The list `<prefix>:turns:<queue>` has the name of
+-- each group with waiting jobs once, and '' for the jobs without a group. It does not exist if no group has waiting jobs.
 local function group_list(q, group) return P .. ':group:' .. q .. ':' .. group end
 local function enqueue_in_group(q, group, id, front)
   local list, turns = group_list(q, group), P .. ':turns:' .. q
@@ -190,11 +207,12 @@ local function enqueue_in_group(q, group, id, front)
     rc('RPUSH', turns, group)
   end
 end
--- Returns whether a group is that of a scope, or was before a purge renamed it. The list of such a group has jobs of several
+-- Returns whether a group is the group of a scope, also if `purge` has renamed it. The list of a scope may have jobs of several
 -- owners.
 local function is_scope(group) return string.match(group, '^scope:[^|]*$') or string.match(group, '^purged up to .* scope:[^|]*$') end
 local function has_ready(q) return rc('EXISTS', P .. ':queue:' .. q, P .. ':turns:' .. q) > 0 end
--- Makes jobs ready to be fetched: behind the waiting jobs or, with `front`, before them, the last of `ids` first.
+-- Makes jobs ready to be fetched: adds them to the end of the lists in which they wait. With `front`, adds them to the
+-- beginning, so that the last of `ids` comes first.
 local function make_ready(q, ids, front)
   local groups = rc('EXISTS', P .. ':group') == 1 and rc('HMGET', P .. ':group', unpack(ids)) or {}
   local plain = {}
@@ -204,9 +222,11 @@ local function make_ready(q, ids, front)
   if #plain > 0 then rc(front and 'LPUSH' or 'RPUSH', P .. ':queue:' .. q, unpack(plain)) end
   wake(q)
 end
-local MAX_MOVES = 100 -- the most jobs that one call moves between a scope and what was set aside from it
--- Removes and returns up to `want` (at most CHUNK) ids of ready jobs. At most `owner_max` jobs of one owner may run; 0 for no
--- limit. Also returns whether this limit holds back all remaining jobs.
+-- Maximum number of jobs that one call of `take` sets aside, or moves back to the list of their scope.
+local MAX_MOVES = 100
+-- Removes and returns up to `want` (at most CHUNK) ids of ready jobs. The ids may include canceled jobs. At most `owner_max`
+-- jobs of one owner may run; 0 for no limit. Also returns whether this limit holds back all remaining jobs; false if that is
+-- not known after MAX_MOVES moves.
 local function take(q, want, owner_max)
   local list, turns = P .. ':queue:' .. q, P .. ':turns:' .. q
   if rc('EXISTS', turns) == 0 then return rc('LPOP', list, want) or {}, false end
@@ -219,7 +239,8 @@ local function take(q, want, owner_max)
     end
     return room[account] <= 0
   end
-  -- Returns the account of the next job of a scope. First sets jobs aside whose owners are at their limit.
+  -- Returns the account of the owner of the next job in `from`, the list of a scope. First sets aside the jobs at the beginning
+  -- of the list whose owners are at the limit of running jobs.
   local function account_of_next(scope, from)
     while true do
       local id = rc('LINDEX', from, 0)
@@ -239,7 +260,7 @@ local function take(q, want, owner_max)
     local full = account and is_full(account)
     local id = not full and rc('LPOP', from)
     if id and moves > 0 and shared_group(group) ~= group then
-      -- The job was set aside, and its owner has room again. It goes to the front of the list of its scope.
+      -- The job was set aside, and its owner may run another job now. It goes to the front of the list of its scope.
       enqueue_in_group(q, shared_group(group), id, true)
       moves, passed = moves - 1, 0
     elseif id then
@@ -248,7 +269,7 @@ local function take(q, want, owner_max)
     else
       passed, held = passed + 1, held or full
     end
-    -- '' remains as long as there is a group.
+    -- The entry '' stays in `turns` as long as a group has jobs.
     if rc('EXISTS', group == '' and turns or from) == 1 then rc('RPUSH', turns, group) end
     if passed > 0 and passed >= rc('LLEN', turns) then break end
   end
@@ -267,7 +288,8 @@ local function release_keys(ids)
   rc('HDEL', P .. ':key', unpack(ids))
 end
 local RECORD_KEYS = { ':att', ':crash', ':err', ':prog', ':group', ':key', ':waits', ':unknown' }
--- Deletes jobs that have no outcome.
+-- Deletes the envelopes and records of jobs that are not running. The caller removes their ids from the queues, and releases
+-- their unique keys before.
 local function delete_jobs(ids)
   discharge(ids)
   each_owned(ids, function(account, id) rc('LREM', account .. ':failed', 1, id) end)
@@ -301,9 +323,11 @@ local function fail_jobs(q, ids, errors, t)
   end)
 end
 
--- Dependencies: `waits` has the number of jobs that a deferred job still waits for, `then:<id>` lists the jobs that wait
--- for a job, and `then` counts them. Ended jobs go through the list `told`, so that a job with thousands of dependents
--- does not block Redis.
+-- Dependencies. The hash `waits` has, for each deferred job, the number of jobs that it still waits for, and its policy (`good`
+-- or `any`, see `push`). The list `then:<id>` has the ids of the jobs that wait for a job, and the hash `then` has their number.
+-- An ended job with dependents is added to the list `told`. `process_notifications` takes the jobs from this list, and notifies
+-- a limited number of dependents in each call, so that a job with thousands of dependents does not block Redis.
+-- Adds ended jobs to `told`. `good` is true if they have finished, and false if they have failed or were canceled or purged.
 local function notify_dependents(ids, good)
   if rc('EXISTS', P .. ':then') == 0 then return end
   for i, waiting in ipairs(rc('HMGET', P .. ':then', unpack(ids))) do
@@ -311,7 +335,8 @@ local function notify_dependents(ids, good)
   end
   rc('HDEL', P .. ':then', unpack(ids))
 end
--- Tells a deferred job that one of its dependencies has ended.
+-- Updates a deferred job after one of its dependencies has ended. `good` is whether the dependency has finished. The deferred
+-- job fails, continues to wait for the other dependencies, or becomes scheduled or ready.
 local function resolve_dependency(id, good, t)
   local left, policy = string.match(rc('HGET', P .. ':waits', id) or '', '^(%d+)|(%a+)$')
   if not left then return end
@@ -330,7 +355,7 @@ local function resolve_dependency(id, good, t)
     if due > t then rc('ZADD', P .. ':scheduled:' .. q, due, id) else make_ready(q, { id }) end
   end
 end
--- Notifies up to `limit` deferred jobs. Returns whether there are more.
+-- Notifies up to `limit` deferred jobs of the ends of their dependencies. Returns whether more of them must be notified.
 local function process_notifications(limit, t)
   while limit > 0 do
     local entry = rc('LINDEX', P .. ':told', 0)
@@ -344,8 +369,8 @@ local function process_notifications(limit, t)
   return rc('EXISTS', P .. ':told') == 1
 end
 
--- Cancels a job that is not running and has not failed. Its id is removed from a list only near either end. Deeper in
--- the list it stays, and fetches skip it.
+-- An id is removed from a list only if it is among the first or the last DEPTH entries, because a search of a long list blocks
+-- Redis. Otherwise the id stays in the list, and `fetch` skips it, because the job has no envelope.
 local DEPTH = 10000
 local function remove_from(list, id, depth)
   if rc('LPOS', list, id, 'RANK', -1, 'MAXLEN', depth) then return rc('LREM', list, -1, id) end
@@ -356,11 +381,13 @@ local function remove_from_group(q, group, id, depth)
   if rc('EXISTS', group_list(q, group)) == 0 then rc('LREM', P .. ':turns:' .. q, 1, group) end
   return true
 end
--- Removes a job from the lists of its group: it waits there, or was set aside.
+-- Removes a waiting job from the list of its scope, or from the list of the jobs of its group, where it was set aside.
 local function remove_ready(q, group, id, depth)
   local shared = shared_group(group)
   if not remove_from_group(q, shared, id, depth) and shared ~= group then remove_from_group(q, group, id, depth) end
 end
+-- Cancels a job that is not running and has not failed. The outcome contains `by`: the id of the call that cancels the job, or
+-- another text. It must not need escaping in JSON.
 local function cancel(id, envelope, t, by)
   local q = queue_of(envelope)
   if rc('ZREM', P .. ':scheduled:' .. q, id) == 0 and rc('ZREM', P .. ':deferred:' .. q, id) == 0 then
@@ -379,7 +406,7 @@ local function cancel(id, envelope, t, by)
   notify_dependents({ id }, false)
   process_notifications(100, t)
 end
--- Cancels jobs that have stopped running without an outcome, if a call of `cancel` has asked for that.
+-- Cancels those of these jobs whose cancellation was requested while they ran, and that stopped running without an outcome.
 local function cancel_requested(ids, t)
   if rc('EXISTS', P .. ':cancel') == 0 then return end
   for i, asked in ipairs(rc('SMISMEMBER', P .. ':cancel', unpack(ids))) do

@@ -38,7 +38,7 @@ function add.job(job)
   else rc('ZADD', P .. ':' .. job.place .. ':' .. job.queue, job.at, job.id) end
 end
 
--- A state or an outcome.
+-- Adds the state or the outcome of an ended job.
 function add.record(record)
   local bucket = P .. record.of .. record.bucket
   rc('ZADD', P .. record.of, 'NX', record.last, bucket)
@@ -53,8 +53,8 @@ function add.key(record)
   if string.find(record.name, '^uniq:') then
     rc('SET', key, record.value, 'NX', 'PX', record.ttl)
   elseif tonumber(record.value) > tonumber(rc('GET', key) or 0) then
-    -- The value is a time: when the bucket of a rate limit will be full again, or up to when states were deleted early. The
-    -- later time wins.
+    -- The value is a time: when the token bucket of a rate limit will be full again, or up to when states were deleted early.
+    -- The later time is kept.
     rc('SET', key, record.value, 'PX', record.ttl)
   end
 end

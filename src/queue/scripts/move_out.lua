@@ -1,14 +1,15 @@
--- Takes what `saas queue move` moves out of this prefix, a batch in each call. A batch is stored in the list `moving`, where
--- no worker finds its jobs, until a later call confirms that it has arrived. So an interrupted move continues with the same
--- batch.
+-- Takes records out of this prefix for `saas queue move`, one batch in each call. A batch is stored in the list `moving`, where
+-- no worker finds its jobs, until a later call confirms that it has arrived at the new place. So an interrupted move continues
+-- with the same batch.
 -- ARGV:
 --   step (settings, jobs, ended, keys, finish)
 --   new id for a move, used if no move has begun
---   the batch that has arrived, as `id of the move:number`; '' if none has
+--   the last batch that has arrived, as `id of the move:number`; '' if none has
 --   longest time since the last heartbeat of a running worker (ms)
---   argument of the step: '' at first, then what the previous call returned
--- Returns {id of the move, number of the batch, records, argument of the next call, or 'end'}. The argument is 'workers' if
--- workers are running; the step `finish` returns the number of jobs that are left, if there are any.
+--   argument of the step: '' in its first call, then the fourth value that the previous call returned
+-- Returns {id of the move, number of the batch, records, argument of the next call of the step}. The fourth value is 'end' after
+-- the last call of a step, and 'workers' if the step `jobs` is refused because workers are running. After the step `finish`, it
+-- is the number of jobs that are left, or 'end' if none are.
 local step, silence, argument = ARGV[1], tonumber(ARGV[4]), ARGV[5]
 local MAX_RECORDS, MAX_BYTES, MAX_EXAMINED = 250, 4194304, 5000
 local FIELDS = { 'att', 'crash', 'err', 'unknown', 'group', 'key', 'waits' }
@@ -21,7 +22,7 @@ local function add(record, size)
 end
 local function is_full() return records >= MAX_RECORDS or bytes >= MAX_BYTES or examined >= MAX_EXAMINED end
 
--- Takes a job whose id was removed from its list before. An id without an envelope is that of a canceled job.
+-- Takes a job out. The caller has removed the id from its list or set. A job without an envelope was canceled, and is skipped.
 local function take_job(id, q, place, at)
   examined = examined + 1
   local envelope = rc('HGET', P .. ':jobs', id)
@@ -56,7 +57,8 @@ local function take_ready(q)
   end
 end
 
--- Takes the jobs of workers that were killed, and counts the crash as `tick` does. A lease of another form belongs to RQ.
+-- Takes the jobs that workers were running when they were killed, and counts the crash as `tick` does. A lease without a bar
+-- belongs to RQ, and stays.
 local function take_running(q)
   local wip = P .. ':wip:' .. q
   for _, lease in ipairs(rc('ZREVRANGE', wip, 0, 99)) do
@@ -135,7 +137,8 @@ function steps.ended()
   return records > 0 and 'more' or 'end'
 end
 
--- Takes the keys that outlive a job: of unique jobs, of rate limits, and the time up to which states were deleted early.
+-- Takes the keys that may outlive their jobs: those of unique jobs and of rate limits, and the time up to which states were
+-- deleted early.
 function steps.keys()
   local pattern = string.gsub(P, '[%*%?%[%]%^\\]', '\\%0') .. ':*'
   local page = rc('SCAN', argument == '' and '0' or argument, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'string')

@@ -1,14 +1,16 @@
--- Checks that the user may do what the product does, and that the server accepts writes: writes a key and deletes it.
--- ARGV: commands without a key that only some settings need
+-- Checks that the Redis user may run the commands of the product on its keys. If so, writes a key and deletes it, to check that
+-- the server accepts writes.
+-- ARGV: commands without a key that only some settings of the product need
 -- Returns {the commands that the user may not run, 1 if keys that begin with the prefix and a colon are refused, else 0}
 local key, missing, keys_refused = P .. ':probe', {}, 0
--- The commands of the scripts in this folder and of the rate limits; then those that are sent alone: PSETEX for the cache,
--- and BZPOPMIN for the notifier of a worker. SCAN is missing, because only `saas queue move` needs it.
+-- The commands of the scripts in this folder and in `src/attempts` and `src/rate_limits`, then commands that no script runs:
+-- PSETEX for the cache, and BZPOPMIN for the notifier of a worker. SCAN is not checked, because only `saas queue move` needs it.
 local COMMANDS = 'DEL EXISTS GET PEXPIREAT PTTL RENAMENX SET UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HRANDFIELD HSCAN HSET '
   .. 'HSETNX HSTRLEN LINDEX LLEN LPOP LPOS LPUSH LRANGE LREM RPOP RPUSH SADD SISMEMBER SMEMBERS SMISMEMBER SREM ZADD ZCARD '
   .. 'ZRANGE ZRANGEBYSCORE ZREM ZREVRANGE ZSCAN ZSCORE PSETEX BZPOPMIN'
 if redis.acl_check_cmd then -- some compatible servers have no such function
-  -- Redis has checked the permission to use P itself before it ran this script.
+  -- P is a key of this call, so Redis has checked the permission to use P before it ran the script. So if a
+  -- command is refused for P, the command itself is not permitted.
   for command in string.gmatch(COMMANDS, '%u+') do
     if not redis.acl_check_cmd(command, P, P) then missing[#missing + 1] = command
     elseif not redis.acl_check_cmd(command, key, key) then keys_refused = 1 end

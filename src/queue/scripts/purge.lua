@@ -1,12 +1,17 @@
--- Deletes the jobs that were in a state when the purge started, some in each call.
--- ARGV: queue, state (queued, scheduled, deferred, failed), how many to examine (up to 1,000), when the purge started (ms),
---   the highest id of that time, then what the previous call returned as remaining work
--- Returns {number of deleted jobs, {remaining work, empty at the end}}
+-- Deletes the jobs of a queue that were in one state when the purge started, a limited number in each call.
+-- ARGV:
+--   queue
+--   state (queued, scheduled, deferred, failed)
+--   how many ids to examine (up to 1,000)
+--   when the purge started (ms)
+--   a text that sorts after each id that was created by then
+--   then the remaining work that the previous call returned; nothing in the first call
+-- Returns {number of removed ids, which includes those of jobs that were canceled before, {remaining work, empty at the end}}
 local q, state, max, started_at, last_id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local from = P .. ':' .. state .. ':' .. q
 local ids, remaining = {}, {}
 
--- Adds the jobs that were enqueued before the purge to `ids`, and returns the newer jobs.
+-- Adds the jobs that were created before the purge started to `ids`, and returns the newer jobs.
 local function select_old(found)
   local new = {}
   for _, id in ipairs(found) do
@@ -20,8 +25,8 @@ if state == 'failed' then
   if #ids == max then remaining[1] = 'more' end
 elseif state == 'queued' then
   -- First all lists are renamed, so that jobs that are enqueued from now on, even in front, are not examined. Each renamed
-  -- list is then purged from its end, and its new jobs go back to the front of the queue. A renamed list is a normal group:
-  -- workers fetch from it, even if the purge never continues.
+  -- list is then purged from its end. Its jobs that are newer than the purge go back to the front of the queue. A renamed list
+  -- is a normal group: workers fetch from it, even if the purge never continues.
   local turns, lists, at, examined, moved = P .. ':turns:' .. q, {}, 1, 0, tonumber(ARGV[6] or 0)
   local function moved_name(group) return 'purged up to ' .. last_id .. ' ' .. group end
   if not ARGV[6] then
@@ -54,8 +59,8 @@ elseif state == 'queued' then
   if lists[at] then remaining[1] = integer(moved - at + 1) end
   for i = at, #lists do remaining[#remaining + 1] = lists[i] end
 else
-  -- The jobs are sorted by when they are due, so new jobs may come first. A scan finds all jobs that stay in the set
-  -- meanwhile.
+  -- Scheduled and deferred jobs are sorted by their due times, so new jobs may come before old ones. ZSCAN finds each job that
+  -- stays in the set from the first to the last call.
   local cursor, with_scores = unpack(rc('ZSCAN', from, ARGV[6] or 0, 'COUNT', max))
   local found = {}
   for i = 1, #with_scores, 2 do found[#found + 1] = with_scores[i] end

@@ -1,10 +1,11 @@
--- Deletes the waiting and failed jobs of an owner, and tells the running ones to stop, some in each call.
--- ARGV: owner, how many to examine (up to 1,000), 'lists' at first, then what the previous call returned as remaining work
--- Returns {number of deleted jobs, number of jobs told to stop, remaining work, '' at the end}
+-- Deletes the waiting and failed jobs of an owner, and tells the running jobs to stop, a limited number in each call.
+-- ARGV: id of the owner, how many jobs to examine (up to 1,000), remaining work ('lists' in the first call, then the third value
+--   that the previous call returned)
+-- Returns {number of deleted jobs, number of jobs told to stop, remaining work, which is '' at the end}
 local group, max = 'owner:' .. ARGV[1], tonumber(ARGV[2])
 local account, deleted, stopped = account_of(group), 0, 0
--- How near either end of the list of a scope an id is removed. Deeper in the list, which has jobs of other owners too, the id
--- stays, and fetches skip it.
+-- An id is removed from the list of a scope only if it is among this number of first or last entries: the list also has jobs of
+-- other owners, and a search of a long list blocks Redis. Otherwise the id stays in the list, and `fetch` skips it.
 local SCOPE_DEPTH = 500
 
 local function delete(ids)
@@ -14,7 +15,7 @@ local function delete(ids)
     if envelope then
       gone[#gone + 1] = id
       local q = queue_of(envelope)
-      -- A failed job already counts in the total `failed`.
+      -- A failed job counts in the total `failed` already, so it is not counted as canceled.
       if rc('ZREM', P .. ':failed:' .. q, id) == 0 then
         rc('ZREM', P .. ':scheduled:' .. q, id)
         rc('ZREM', P .. ':deferred:' .. q, id)
@@ -43,7 +44,7 @@ if ARGV[3] == 'lists' then
   process_notifications(100, now())
   return { deleted, 0, #ids == max and 'lists' or '0' }
 end
--- The remaining jobs of the owner are running, scheduled, deferred or of a scope.
+-- The jobs that remain in the account are running, scheduled or deferred, or have a scope.
 local cursor, found = unpack(rc('HSCAN', account, ARGV[3], 'COUNT', max))
 local ids = {}
 for i = 1, #found, 2 do
@@ -57,7 +58,7 @@ end
 for base = 1, #ids, CHUNK do delete({ unpack(ids, base, math.min(base + CHUNK - 1, #ids)) }) end
 local notifying = process_notifications(100, now())
 if cursor == '0' then
-  -- Dependents of the deleted jobs have failed, so they are in the list of failed jobs now.
+  -- Jobs of the owner that waited for deleted jobs have failed. They are in the list of failed jobs, so the lists come again.
   cursor = (notifying or rc('EXISTS', account .. ':failed') == 1) and 'lists' or ''
 end
 return { deleted, stopped, cursor }

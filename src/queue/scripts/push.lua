@@ -1,27 +1,28 @@
--- Enqueues jobs. Skips a job whose id exists, also if only its outcome is left: a push may be repeated, and the first
--- attempt may arrive after the second.
+-- Enqueues jobs. Skips a job whose id is known: the job exists, or the state of the ended job is still kept. A push may be
+-- repeated, and the first attempt may arrive after the second.
 -- ARGV:
 --   queue
 --   n: number of jobs
---   when (0: now, +ms: from now, ms: at a time)
---   front (1: before the other jobs, 0: after them)
+--   when the jobs are due (0: now, +ms: after a delay, ms: at this time)
+--   front (1: before the waiting jobs of the queue or of the group, 0: after them)
 --   group ('' for none)
---   unique key ('' for none); this and the next four are for a single job
+--   unique key ('' for none); this and the next four arguments are used only if n is 1
 --   window of the unique key (ms)
 --   on duplicate (first: keep the existing job, last: replace it)
 --   number of dependencies
---   dependency policy (good: all must finish, any: they may also fail)
---   limit of the jobs of an owner ('' for none)
---   limit of their bytes ('' for none)
---   limit of jobs that an owner enqueues in an hour ('' for none)
---   age: for a prepared job, the time since it may first have been pushed (ms, 0 if this is the first push); else ''. Such a
---     job counts for its owner, but no limit refuses it. The error FORGOTTEN says that it may have ended, but its state is not
---     kept any more
+--   dependency policy (good: all must finish, any: they may also fail or be canceled)
+--   limit of the owner's waiting and running jobs ('' for none)
+--   limit of the total size of these jobs (bytes, '' for none)
+--   limit of the jobs that the owner enqueues in an hour ('' for none)
+--   age: '' for jobs that are not prepared. For prepared jobs, the time since the first push that may have enqueued them (ms, 0
+--     if this is the first push). Prepared jobs count for their owner, but no limit refuses them
 -- then these lists:
 --   n ids
 --   n envelopes
 --   ids of the dependencies
--- Returns the ids that existed; if a unique key rejects the job, the id of the job that has the key
+-- Returns the ids that were known; if a unique key rejects the job, the id of the job that has the key
+-- Errors: `NOJOB <id>` for an unknown dependency; `QUOTA jobs`, `QUOTA bytes` or `QUOTA rate <ms to wait>` for a limit of the
+--   owner; `FORGOTTEN <id>` for an unknown prepared job that may have been pushed and have ended, if its state may be deleted
 local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
 local key, window, on_duplicate, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
 local max_jobs, max_bytes = tonumber(ARGV[11]) or math.huge, tonumber(ARGV[12]) or math.huge
@@ -31,9 +32,9 @@ local t = now()
 local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
 if due <= t then due = 0 end
 
--- A job cannot have ended before its id was created, so older buckets are not searched. The clock that created the id may be
--- two minutes ahead of that of Redis. If it is further ahead, a repeated push is recognized for two minutes after the end of
--- the job; with an age, for that time longer.
+-- A job cannot have ended before its id was created, so buckets that are older than all ids are not searched. The clock of the
+-- client that created an id may be two minutes ahead of the clock of Redis. If it is further ahead, a repeated push is recognized
+-- until two minutes after the end of the job; for a prepared job, until two minutes and the age after it.
 local made = t - (age or 0)
 for i = 1, n do
   local ms = string.match(ARGV[IDS + i], '^(%x%x%x%x%x%x%x%x%x%x%x%x)7')
@@ -60,8 +61,8 @@ for base = 0, n - 1, CHUNK do
 end
 if #new == 0 then return known end
 
--- States are kept for a day, or less if `tick` deletes them early. An unknown job that may have been pushed before the oldest
--- state that is kept may have ended.
+-- States are kept for a day. If `tick` has deleted states early, `forgotten` is the latest time at which one of their jobs
+-- ended. An unknown job may have ended if it may have been pushed before that time, or more than a day ago.
 if age and age > 0 and t - age - 120000 < math.max(t - DAY, tonumber(rc('GET', P .. ':forgotten') or 0)) then
   return redis.error_reply('FORGOTTEN ' .. ARGV[IDS + new[1]])
 end
@@ -91,7 +92,8 @@ if key ~= '' then
   rc('SET', P .. ':uniq:' .. key, ARGV[IDS + 1], 'PX', window)
   rc('HSET', P .. ':key', ARGV[IDS + 1], key)
 end
--- Collects the dependencies that have not ended. The job that was replaced above may be one of them.
+-- Collects the dependencies that have not ended, and checks whether one has failed or was canceled. Only here, because a
+-- dependency may be the job that was canceled above.
 local missing, failed = {}, false
 for i = 1, waits do
   local parent = ARGV[PARENTS + i]
@@ -109,7 +111,7 @@ local defer = #missing > 0 or (failed and policy ~= 'any')
 for base = 1, #new, CHUNK do
   local ids, texts, groups, dues, sizes = {}, {}, {}, {}, {}
   for f = base, math.min(base + CHUNK - 1, #new) do
-    -- LPUSH puts each job before the previous one, so with `front` the last job must come first.
+    -- With `front`, LPUSH puts each job before the previous one, so the jobs are added in reverse order.
     local i = new[front and #new + 1 - f or f]
     local id, k = ARGV[IDS + i], #ids + 1
     ids[k] = id

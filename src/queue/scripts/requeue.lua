@@ -1,6 +1,6 @@
 -- Puts failed jobs back into their queue, as if they had never run.
--- ARGV: queue, latest time of failure (ms), how many (up to 1,000); or '', id of the call, id of a job
--- Returns how many
+-- ARGV: queue, latest time of failure (ms), maximum number of jobs (up to 1,000); or '', id of the call, id of a job
+-- Returns how many jobs went back
 local function requeue(q, ids)
   rc('ZREM', P .. ':failed:' .. q, unpack(ids))
   for _, key in ipairs({ ':att', ':crash', ':err', ':unknown' }) do rc('HDEL', P .. key, unpack(ids)) end
@@ -16,7 +16,7 @@ if ARGV[1] ~= '' then
   local ids = rc('ZRANGEBYSCORE', P .. ':failed:' .. ARGV[1], '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])
   return #ids > 0 and requeue(ARGV[1], ids) or 0
 end
--- The call is repeated, because its first answer was lost.
+-- If the key of the call exists, the call is repeated, because the answer to its first run was lost.
 local call = P .. ':void:' .. ARGV[2]
 if rc('EXISTS', call) == 1 then return 1 end
 local envelope = rc('HGET', P .. ':jobs', ARGV[3])

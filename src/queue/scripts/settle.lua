@@ -1,20 +1,21 @@
 -- Settles deliveries. An entry applies only if its token still holds the job (fencing). No command raises an error, so
 -- that a batch is never half applied.
--- ARGV: queue, k, k leases that have ended, then entries of (op, id, token, arg, ttl, text):
---   ok, cancel   text is the outcome, kept for ttl (ms); arg begins with 1 if Redis may hold attempts, progress or other
---                records that must be deleted with the job, else with 0; the owner and the scope follow, as in the state
---                of an ended job
---   retry        again in arg ms, one more failure; text is the error
---   snooze       again in arg ms, not counted
---   unknown      again in arg ms, but failed for good after ttl such deliveries; text is the error
---   dead         failed for good; text is the error
---   release      back to the front of the queue, not counted
--- Returns the positions (from 1) of rejected entries
+-- ARGV: queue, k, k leases whose last job is settled by this call, then entries of (op, id, token, arg, ttl, text):
+--   ok, cancel   the job has finished or was canceled; text is the outcome, kept for ttl (ms). arg begins with 1 if Redis may
+--                hold attempts, progress or other records that must be deleted with the job, else with 0. The owner and the
+--                scope follow, in the form of the state of an ended job
+--   retry        the attempt has failed, and the job is delivered again after arg ms; text is the error
+--   snooze       the job is delivered again after arg ms, and no attempt is counted
+--   unknown      the worker does not know the task. The job is delivered again after arg ms, but fails for good after ttl (a
+--                number) deliveries that ended like this; text is the error
+--   dead         the job has failed for good; text is the error
+--   release      the job goes back to the front of its queue, and no attempt is counted
+-- Returns the positions (from 1) of the rejected entries
 local q, k = ARGV[1], tonumber(ARGV[2])
 local t, off, rejected = now(), 2 + k, {}
 local n = (#ARGV - off) / 6
 local seen, freed = {}, 0
--- Adds a record to those that are kept for a TTL.
+-- Adds a record to the records with the same TTL in `by_ttl`.
 local function keep(by_ttl, ttl, field, text)
   local kept = by_ttl[ttl] or { bytes = 0 }
   kept[#kept + 1], kept[#kept + 2] = field, text
@@ -78,7 +79,7 @@ for base = 0, n - 1, CHUNK do
   for _, id in ipairs(failed) do rc('HINCRBY', P .. ':att', id, 1) end
   if #errors > 0 then rc('HSET', P .. ':err', unpack(errors)) end
   if #later > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(later)) end
-  -- Progress belongs to the run that has ended.
+  -- The progress of a run that has ended is not that of the next run.
   if #gone > #over and rc('EXISTS', P .. ':prog') == 1 then rc('HDEL', P .. ':prog', unpack(gone)) end
   if #front > 0 then make_ready(q, front, true) end
   if #back > 0 then cancel_requested(back, t) end

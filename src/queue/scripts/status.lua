@@ -1,16 +1,20 @@
--- Reads the status of jobs. The payload, the last field of an envelope, is omitted from a large one, and the result from a
--- large outcome.
--- ARGV: largest envelope (bytes), 0 to omit all payloads; largest outcome (bytes), 0 to omit all results; ids..
--- Returns for each {state, envelope, failures, crashes, error, progress, holder or time}, {'done', state, outcome or '' if
---   that is no longer kept}, or {} if unknown
+-- Reads the status of jobs. Omits the payload of a large envelope, and the result of a large outcome.
+-- ARGV: maximum size of an envelope with its payload (bytes), 0 to omit all payloads; maximum size of an outcome with its result
+--   (bytes), 0 to omit all results; ids..
+-- Returns for each id one of:
+--   {} if the job is unknown
+--   {'done', state, outcome or '' if the outcome is no longer kept} if it has finished or was canceled
+--   {state, envelope, failures, crashes, error, progress, extra} else. `extra` is the holder of a running job
+--     (`token|worker|started at`), the time at which a failed job has failed or another job is due (ms), or nil
 local max_bytes, max_outcome = tonumber(ARGV[1]), tonumber(ARGV[2])
--- Removes the payload from an envelope that is followed by `tail`. In a JSON string, a backslash precedes each quote, so the
--- text of another field does not match.
+-- Returns `text`, which is an envelope or ends with one, without the payload if the text is large. `tail` follows the envelope.
+-- The payload is the last field. A backslash precedes each quote in a JSON string, so no text of an earlier field matches.
 local function without_payload(text, tail)
   local from = #text > max_bytes and string.find(text, ',"payload":', 1, true)
   return from and string.sub(text, 1, from) .. '"payload":null}' .. tail or text
 end
--- Removes the result from an outcome. Only numbers follow it, unless there is a reason, and then there is no result.
+-- Returns an outcome without its result if the outcome is large. Only fields with numbers follow the result: an outcome with a
+-- reason has no result.
 local function without_result(text)
   local from = #text > max_outcome and string.find(text, ',"r":', 1, true)
   local rest = from and string.match(text, ',"n":%d+,[^{}%[%]]*}$')

@@ -1,15 +1,32 @@
--- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, deletes old outcomes and failed jobs, and
--- wakes a worker for every queue that has jobs, in case a wake-up was lost. Several workers may tick at once.
--- ARGV: lease (ms), longest normal gap between ticks (ms), maximum of crashes, back-off after a crash (ms), a random number
---   below 2^32, how many failed jobs a queue keeps, and for how long (ms), 1 if Redis is nearly full, 2 if it refuses jobs,
---   else 0, how many outcomes are kept, how many bytes of them, and how many states of ended jobs
--- Returns {promoted, recovered, dead, 1 if there is more to do now, ms until there is more to recover, or 0, freed outcomes}
+-- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, notifies dependents, and deletes old records,
+-- failed jobs and entries of workers. Also wakes a worker for each queue with ready jobs, in case a wake-up was lost. Each call
+-- does the work that is due, so the schedulers of several workers may call the script at any time.
+-- ARGV:
+--   length of the leases (ms)
+--   longest normal gap between two calls (ms)
+--   number of crashes after which a job fails
+--   base of the delay after a crash (ms)
+--   random number below 2^32
+--   how many failed jobs a queue keeps
+--   how long it keeps them (ms)
+--   2 if Redis refuses jobs, 1 if it is nearly full, else 0
+--   how many outcomes are kept
+--   how many bytes of outcomes are kept
+--   how many states of ended jobs are kept
+-- Returns:
+--   number of jobs that have become due
+--   number of jobs of crashed workers that will run again
+--   number of jobs of crashed workers that have failed for good
+--   1 if there is more to do now, else 0
+--   ms until more jobs of crashed workers can be recovered, or 0
+--   number of outcomes or states that were deleted because Redis is nearly full
 local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
   tonumber(ARGV[4]), ARGV[5] / 2 ^ 32, tonumber(ARGV[6]), tonumber(ARGV[7])
 local t = now()
 local last = tonumber(rc('GET', P .. ':tick') or t)
 rc('SET', P .. ':tick', t)
--- Redis was down, the machine slept or the clock jumped: workers get the time of one lease to send a heartbeat.
+-- A gap means that Redis was down, the machine was suspended or its clock has jumped, so running workers could not renew their
+-- leases. No job is recovered for the length of a lease, so that these workers can send a heartbeat.
 if t - last > gap or last - t > 1000 then rc('SET', P .. ':grace', 1, 'PX', lease) end
 local grace = rc('EXISTS', P .. ':grace') == 1
 local promoted, recovered, died, more, retry_after, handled, suspects = 0, 0, 0, 0, 0, 0, 0
@@ -22,7 +39,7 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     promoted = promoted + #due
     if #due == CHUNK then more = 1 end
   end
-  if last - t > 1000 then -- the clock went back: a lease may last at most twice its length
+  if last - t > 1000 then -- the clock went back: leases that would last for more than twice their length are shortened
     for _, m in ipairs(rc('ZRANGEBYSCORE', wip, '(' .. (t + 2 * lease), '+inf', 'LIMIT', 0, CHUNK)) do
       rc('ZADD', wip, 'XX', t + lease, m)
     end
@@ -36,8 +53,8 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     local ids, holder = jobs_of(m)
     local ahead = holder and string.find(holder, AHEAD .. '|', 1, true)
     for _, id in ipairs(ids) do
-      -- A job that was fetched ahead may not have started, so the crash does not count. The record makes the job wait for a
-      -- slot from now on, where a crash counts.
+      -- A job that was fetched ahead may not have started, so the crash does not count. Its entry in `crash`, with 0 crashes,
+      -- keeps `fetch` from taking it ahead again, so it runs in a slot, where a crash counts.
       local crashes = 0
       if ahead then rc('HSETNX', P .. ':crash', id, 0) else crashes = rc('HINCRBY', P .. ':crash', id, 1) end
       rc('HDEL', P .. ':run', id)
@@ -50,8 +67,9 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
         notify_dependents({ id }, false)
         died = died + 1
       else
-        -- After its first crash a job is ready at once. Later the suspects become ready one by one, so that the job that
-        -- crashes its worker no longer takes the same jobs with it.
+        -- A job whose worker has crashed for the first time is ready at once. Jobs whose workers have crashed more often are
+        -- suspects: they become ready one after the other, so that the job that crashes its worker does not run together with
+        -- the same jobs again.
         local delay = 0
         if crashes > 1 then
           delay = backoff * (2 ^ (crashes - 2) * (0.5 + jitter) + math.min(suspects * 0.3, 3))
@@ -80,14 +98,14 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     if #old == 100 then more = 1 end
   end
 end
--- Records that states are deleted before they expire, and the latest time at which their jobs ended. `push` must not take
--- such a job for a new one.
+-- Stores in `forgotten` the latest time at which a job ended whose state is deleted before it expires. `push` refuses prepared
+-- jobs that may have ended before this time. Does nothing for outcomes.
 local function record_loss(kind, ended)
   if kind ~= STATE then return end
   local latest = math.max(math.min(tonumber(ended), t), tonumber(rc('GET', P .. ':forgotten') or 0))
   rc('SET', P .. ':forgotten', integer(latest), 'PX', DAY)
 end
--- Deletes the oldest buckets of a kind beyond its limits, and those that have expired.
+-- Deletes the buckets of one kind of record that have expired, and the oldest buckets beyond the limits of this kind.
 local freed = 0
 local function limit_records(kind, max_records, max_bytes)
   local keys = rc('ZREVRANGE', P .. kind, 0, -1, 'WITHSCORES')
@@ -95,7 +113,7 @@ local function limit_records(kind, max_records, max_bytes)
   for i = 1, #keys, 2 do
     local n = rc('HLEN', keys[i])
     records, bytes = records + n, bytes + (rc('HGET', P .. ':bytes', keys[i]) or 0)
-    -- The newest bucket remains, whatever its size.
+    -- A limit never deletes the newest bucket, whatever its size.
     local is_excess = i > 1 and (records > max_records or bytes > max_bytes)
     local ttl = string.match(keys[i], ':(%d+):[%d.]+$')
     local is_expired = keys[i + 1] + ttl <= t
@@ -105,9 +123,9 @@ local function limit_records(kind, max_records, max_bytes)
 end
 limit_records(OUTCOME, tonumber(ARGV[9]), tonumber(ARGV[10]))
 limit_records(STATE, tonumber(ARGV[11]), math.huge)
--- If Redis is nearly full, deletes the oldest outcomes to make room for new jobs: a full bucket at once, or a part of the
--- bucket that still takes records. Deletes states only if Redis refuses jobs, because without its state a repeated push
--- enqueues a job again.
+-- If Redis is nearly full, deletes records of the oldest bucket of outcomes, to make room for new jobs: all records if the
+-- bucket was full or has at most CHUNK records, else CHUNK records. Deletes states only if Redis refuses jobs and there are no
+-- outcomes, because a repeated push enqueues a job again if its state was deleted.
 for _, kind in ipairs({ OUTCOME, ARGV[8] == '2' and STATE or nil }) do
   local key, ended = unpack(ARGV[8] ~= '0' and rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES') or {})
   if key and freed == 0 then
