@@ -38,10 +38,10 @@ pub(super) struct Destination {
     pub(super) queue: Cow<'static, str>,
     /// The group of an owner or a scope, or `None`.
     pub(super) group: Option<String>,
-    /// The limits of the owner, if the jobs have one.
+    /// The limits of each owner. They apply only to jobs with an owner. `None` for no limits.
     pub(super) limits: Option<OwnerLimits>,
-    /// Whether the jobs are prepared jobs, which a transaction has accepted. They count for their owner, but no limit refuses
-    /// them.
+    /// Whether the jobs are prepared jobs, which a transaction has accepted. Prepared jobs count for their owner, but no limit
+    /// refuses them.
     pub(super) accepted: bool,
 }
 
@@ -63,7 +63,8 @@ impl EnqueueBatcher {
     /// includes the wait for the batch that is being pushed.
     ///
     /// # Errors
-    /// [`Error::OwnerLimit`] if the owner has too many jobs; [`Error::Unavailable`] if Redis does not answer in time.
+    /// [`Error::OwnerLimit`] if the owner has reached a limit; [`Error::Unavailable`] if Redis does not answer in time, or for
+    /// any other error.
     pub(super) async fn push(&self, destination: Destination, id: String, envelope: String) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let is_first = {
@@ -72,7 +73,7 @@ impl EnqueueBatcher {
             !std::mem::replace(&mut state.pushing, true)
         };
         if is_first {
-            // A task pushes the batch: it also has the jobs of other callers, and the future of this caller may be dropped.
+            // The batch also has jobs of other callers, and the future of this caller may be dropped. So a task pushes it.
             let guard = PushGuard { batcher: self.clone(), done: false };
             tokio::spawn(self.clone().push_batches(guard));
         }
@@ -119,7 +120,7 @@ impl EnqueueBatcher {
         for ((destination, jobs), reply) in groups.into_iter().zip(replies) {
             let is_limit = reply.as_ref().is_err_and(|error| matches!(**error, Error::OwnerLimit(_)));
             if is_limit && jobs.len() > 1 {
-                // The limit may have room for some of these jobs, so each is pushed again by itself.
+                // The limit may allow some of these jobs, so each is pushed again alone.
                 single.extend(jobs.into_iter().map(|job| (destination.clone(), vec![job])));
             } else {
                 send(jobs, &reply);
@@ -131,7 +132,7 @@ impl EnqueueBatcher {
         }
     }
 
-    /// Enqueues the jobs of each destination, all or none of them. Returns a reply for each destination.
+    /// Enqueues all or none of the jobs of each destination. Returns a reply for each destination.
     async fn push_groups(&self, groups: &[(Destination, Vec<PendingJob>)]) -> Vec<Reply> {
         let mut prepared = Vec::with_capacity(groups.len());
         for (destination, jobs) in groups {
@@ -155,8 +156,8 @@ impl EnqueueBatcher {
         replies
     }
 
-    /// Fails the pending jobs too, if Redis is unavailable: otherwise each of their batches would wait for a time-out of its
-    /// own.
+    /// Fails the jobs that wait for the next batches, after a push has failed because Redis is unavailable. Without this, each
+    /// of these batches would wait for its own time-out.
     fn fail_pending(&self, error: &Arc<Error>) {
         for job in self.lock().pending.drain(..) {
             let _ = job.reply.send(Err(error.clone()));
@@ -164,7 +165,7 @@ impl EnqueueBatcher {
     }
 
     fn lock(&self) -> MutexGuard<'_, BatcherState> {
-        // Nothing panics while holding the lock.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,7 +176,7 @@ fn send(jobs: Vec<PendingJob>, reply: &Reply) {
     }
 }
 
-/// Resets the batcher if the pushing task is dropped, as it is when its runtime shuts down.
+/// Resets the batcher if the task that pushes is dropped before its end, as when its runtime shuts down.
 struct PushGuard {
     batcher: EnqueueBatcher,
     done: bool,
@@ -186,7 +187,7 @@ impl Drop for PushGuard {
         if !self.done {
             let mut state = self.batcher.lock();
             state.pushing = false;
-            // Dropping the senders fails the callers.
+            // The callers get an error, because this drops the senders of their replies.
             state.pending.clear();
         }
     }

@@ -44,11 +44,11 @@ pub(super) struct BrokerSession {
 /// How many jobs a fetch may return.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Room {
-    /// Jobs of all queues.
+    /// Jobs of all queues, for free slots.
     pub(super) total: usize,
-    /// Jobs of queues that are not reserved.
+    /// How many of these jobs may come from shared queues, which are not reserved.
     pub(super) shared: usize,
-    /// Jobs that are fetched before there are free slots for them.
+    /// Further jobs of shared queues, which are fetched before there are free slots for them.
     pub(super) ahead: usize,
 }
 
@@ -63,9 +63,9 @@ pub(super) struct FlushResult {
     pub(super) fetched: Vec<Delivery>,
     /// Time until a rate limit allows more jobs. `None` if no rate limit holds jobs back.
     pub(super) retry_after: Option<Duration>,
-    /// Whether Redis answered all calls, and no lost fetch had to be released before the next fetch.
+    /// Whether Redis answered all calls, and the flush could fetch. False if it released a fetch whose answer was lost instead.
     pub(super) complete: bool,
-    /// Whether jobs were to be settled. Jobs that depend on them may have become ready.
+    /// Whether the flush had jobs to settle. Jobs that depend on the settled jobs may have become ready.
     pub(super) settled: bool,
 }
 
@@ -87,7 +87,7 @@ impl BrokerSession {
 
     /// Adds deliveries for the next flush to settle.
     pub(super) fn add(&mut self, completed: impl IntoIterator<Item = CompletedDelivery>) {
-        // One batch per queue: a lease must end together with the last of its jobs, never before.
+        // One batch per queue, so that one call settles the last job of a lease and ends the lease.
         SettlementBatch::group(&mut self.unsettled, completed, &self.leases);
     }
 
@@ -159,8 +159,8 @@ impl BrokerSession {
         mut conn: MultiplexedConnection,
     ) -> RedisResult<(Vec<Delivery>, u64)> {
         type Batch = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>, String);
-        // Each fetch draws a random order of weighted queues, and serves the first one first. Small fetches draw more often,
-        // so the shares of the queues approach their weights after few jobs.
+        // Each fetch draws a random order of weighted queues, and takes jobs from the first queue first. With small fetches, a
+        // new order is drawn after few jobs, so the shares of the queues soon approach their weights.
         let ahead =
             want.ahead.min(if self.queues.are_weighted() { MAX_AHEAD_OF_WEIGHTED } else { usize::MAX });
         let mut call = scripts::FETCH.key(&self.prefix);
@@ -172,8 +172,8 @@ impl BrokerSession {
             .arg(self.max_running_per_owner)
             .arg(ahead)
             .arg(self.reserved.as_deref().unwrap_or_default());
-        // Without room for their jobs, the fetch leaves the shared queues out. For a queue that has jobs, the script would
-        // set a wake-up, although this worker cannot run them.
+        // If there is no room for jobs of shared queues, the call does not name these queues. Otherwise the script would set a
+        // wake-up for each of them that has jobs, although this worker cannot run the jobs.
         if want.shared + want.ahead > 0 {
             let is_shared = |name: &&str| Some(*name) != self.reserved.as_deref();
             call.arg(self.queues.order().into_iter().filter(is_shared).collect::<Vec<_>>());
@@ -282,7 +282,7 @@ impl SettlementBatch {
     fn finish_settlement(&self, rejected: &[usize], leases: &Leases) {
         self.ended_leases.iter().for_each(|lease| leases.remove(lease));
         if !rejected.is_empty() {
-            // Either a settle was repeated because its answer was lost, or a lease expired unnoticed.
+            // Either a settlement was repeated because its answer was lost, or a lease has expired.
             tracing::warn!(
                 jobs = rejected.len(),
                 queue = &*self.queue,

@@ -1,4 +1,4 @@
-//! The client of the queue: enqueues, inspects and operates.
+//! The client of the queue: enqueues jobs, and inspects and operates queues.
 
 use std::{sync::Arc, time::Duration};
 
@@ -91,7 +91,7 @@ impl Queue {
         &self.batcher
     }
 
-    /// Returns a call of a script, which still needs its arguments.
+    /// Returns a call of a script. The caller adds the arguments.
     pub(super) fn prepare_call(&self, script: &'static Script) -> ScriptInvocation<'static> {
         self.scripts.prepare(script)
     }

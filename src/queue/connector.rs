@@ -8,14 +8,14 @@ use tokio::sync::watch;
 /// Connects to the Redis server that accepts writes, called the primary.
 pub trait Connector: Send + Sync + 'static {
     /// Connects within `connect_timeout`. Commands fail if they are not answered within `response_timeout`. Also returns the
-    /// value of [`Self::primary_changes`] that the connection belongs to.
+    /// value of [`Self::primary_changes`] for the primary to which it has connected.
     fn connect(
         &self,
         connect_timeout: Duration,
         response_timeout: Duration,
     ) -> RedisFuture<'_, (MultiplexedConnection, u64)>;
 
-    /// Connects a thread without an async runtime within `connect_timeout`.
+    /// Connects within `connect_timeout`, and blocks the thread. For threads without an async runtime.
     ///
     /// # Errors
     /// If the server does not answer.

@@ -40,7 +40,7 @@ pub struct QueueChanges {
     pub rate_limit: Option<Option<Rate>>,
 }
 
-// The values of the settings as in Redis: empty for none.
+// The following functions return the values of settings in the form of the script `control`.
 fn paused_value(paused: bool) -> &'static str {
     if paused { "1" } else { "" }
 }
@@ -75,9 +75,9 @@ impl Queue {
 
     /// Cancels a job. If the job is unknown and `record` is not empty, `record` is stored as its state.
     async fn cancel_or_record(&self, id: &str, record: &str) -> Result<Cancel> {
-        let caller = Uuid::new_v4().simple().to_string();
+        let call_id = Uuid::new_v4().simple().to_string();
         let mut call = self.prepare_call(&scripts::CANCEL);
-        call.arg(id).arg(&caller).arg(record);
+        call.arg(id).arg(&call_id).arg(record);
         let answer: String = self.run(&call).await?;
         Ok(match answer.as_str() {
             "canceled" => Cancel::Canceled,
@@ -87,14 +87,14 @@ impl Queue {
         })
     }
 
-    /// Puts a failed job back into its queue and resets its failures. Returns false if the job has not failed.
+    /// Puts a failed job back into its queue and resets its failures. Returns false if the job is unknown or has not failed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn requeue(&self, id: &str) -> Result<bool> {
-        let caller = Uuid::new_v4().simple().to_string();
+        let call_id = Uuid::new_v4().simple().to_string();
         let mut call = self.prepare_call(&scripts::REQUEUE);
-        call.arg("").arg(&caller).arg(id);
+        call.arg("").arg(&call_id).arg(id);
         let n: u64 = self.run(&call).await?;
         Ok(n > 0)
     }
@@ -117,8 +117,9 @@ impl Queue {
         }
     }
 
-    /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Returns how many. Keeps jobs
-    /// that are enqueued or fail after `queue` was read.
+    /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Keeps jobs that are enqueued or
+    /// fail after `queue` was read. Returns how many jobs were deleted; for queued jobs, this may include jobs that were
+    /// canceled before.
     ///
     /// # Errors
     /// [`Error::Invalid`] for any other state; [`Error::Unavailable`] if Redis does not answer.
@@ -134,7 +135,7 @@ impl Queue {
         let last_id = format!("{started_at:012x}g");
         let (mut total, mut remaining) = (0, Vec::<String>::new());
         loop {
-            // A call that saw only new jobs deletes nothing, although old jobs remain. So the answer says what remains.
+            // A call that saw only new jobs deletes nothing, although old jobs remain. So the script returns the remaining work.
             let mut call = self.prepare_call(&scripts::PURGE);
             call.arg(&queue.name).arg(state.as_str()).arg(JOBS_PER_CALL).arg(started_at).arg(&last_id);
             call.arg(&remaining);
@@ -165,8 +166,8 @@ impl Queue {
         Ok(purged)
     }
 
-    /// Changes settings of a queue, which need not exist yet, in one step. With `expected`, only if the queue still has the
-    /// settings of that state. Returns false, and changes nothing, if it has others.
+    /// Changes settings of a queue in one step. The queue need not exist yet. With `expected`, returns false and changes nothing
+    /// if the settings of the queue differ from those in `expected`, unless they already have the new values.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the rate has no jobs or no period; [`Error::Unavailable`] if Redis does not answer.

@@ -23,7 +23,7 @@ use super::{
     scripts,
 };
 
-/// A run that has been due for at most this time is not missed, in milliseconds.
+/// How late a run may be without being a missed run, in milliseconds.
 const ON_TIME_MS: i64 = 60_000;
 
 /// One parsed schedule.
@@ -105,7 +105,7 @@ impl CronSchedules {
 }
 
 impl Entry {
-    /// Returns when the job is next due after `ms`. Both are in milliseconds since the epoch.
+    /// Returns when the job is next due after `ms`; `None` if never. Both times are in milliseconds since the epoch.
     fn next_after(&self, ms: i64) -> Option<i64> {
         let at: DateTime<Utc> = DateTime::from_timestamp_millis(ms)?;
         match self.cron.find_next_occurrence(&at.with_timezone(&self.zone), false) {
@@ -117,7 +117,7 @@ impl Entry {
         }
     }
 
-    /// Whether a job that was due at `due` still runs at `now`.
+    /// Returns whether a run that was due at `due` is still enqueued at `now`.
     fn should_run(&self, due: i64, now: i64) -> bool {
         self.schedule.missed == Missed::RunOnce || now - due <= ON_TIME_MS
     }

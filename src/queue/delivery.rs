@@ -21,8 +21,8 @@ use super::{
 
 /// How long a job may continue after it was told to stop; then it is dropped.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
-/// Maximum size of an outcome in bytes of JSON. A larger result belongs in a table or a file, and its key is the result.
-const MAX_RESULT_BYTES: usize = 1024 * 1024;
+/// Maximum size of an outcome in bytes of JSON. A larger result belongs in a table or a file, and the job returns its key.
+const MAX_OUTCOME_BYTES: usize = 1024 * 1024;
 /// How long other workers may take a job whose task this build does not know, before the job fails. A newer build that is
 /// being rolled out may know the task.
 const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
@@ -84,7 +84,7 @@ impl Delivery {
         self.failures.saturating_add(self.crashes).saturating_add(1)
     }
 
-    /// Starts the job, unless it was stopped before or the task is unknown.
+    /// Runs the job, unless it was told to stop before, its task is unknown, or [`Self::check_origin`] prevents it.
     async fn start<S: JobState>(
         &self,
         mut envelope: Envelope,
@@ -149,7 +149,7 @@ impl Delivery {
         }
     }
 
-    /// Waits for the job, its time-out or a signal to stop.
+    /// Waits for the end of the job, its time-out or a signal to stop, and returns what happens to the job.
     async fn supervise<S>(&self, job: &JobType<S>, envelope: &Envelope, running: Running) -> Disposition {
         let started_at = Instant::now();
         let mut running = AssertUnwindSafe(running).catch_unwind();
@@ -215,9 +215,9 @@ impl Delivery {
             false => tracing::info!(duration_ms, "job finished"),
         }
         let outcome = self.outcome(envelope, took, OutcomeDetail::Result(result));
-        if outcome.len() > MAX_RESULT_BYTES {
+        if outcome.len() > MAX_OUTCOME_BYTES {
             tracing::error!(bytes = outcome.len(), "job failed: its result is too large to store");
-            let detail = format!("{} bytes; the limit is {MAX_RESULT_BYTES}", outcome.len());
+            let detail = format!("{} bytes; the limit is {MAX_OUTCOME_BYTES}", outcome.len());
             return self.dead("The job's result is too large", &detail);
         }
         if let Err(error) = check_depth(&outcome) {

@@ -14,7 +14,7 @@ pub(super) struct CompletedDelivery {
     pub(super) disposition: Disposition,
 }
 
-/// What happens to a job after its delivery. Texts are JSON, times to live are in milliseconds.
+/// What happens to a job after its delivery. Outcomes and errors are JSON; a `ttl` is in milliseconds.
 pub(super) enum Disposition {
     Finished {
         outcome: String,

@@ -29,11 +29,12 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is full, does not answer, or too few replicas have the job in time. In the last two
-    /// cases, the job may be enqueued. [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments. [`Error::OwnerLimit`] if
-    /// the owner has reached a limit.
+    /// cases, the job may have been enqueued. [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments.
+    /// [`Error::OwnerLimit`] if the owner has reached a limit. [`Error::Invalid`] for the scope. [`Error::Internal`] if `origin`
+    /// has an owner, and users may not enqueue the job.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
         let options = EnqueueOptions::default().for_origin(&origin)?;
-        let (id, envelope) = write(job, &origin, &options)?;
+        let (id, envelope) = create_job(job, &origin, &options)?;
         let destination = Destination {
             queue: J::QUEUE.into(),
             group: options.group,
@@ -64,7 +65,7 @@ impl Queue {
         self.enqueue(job, origin).await
     }
 
-    /// Enqueues a job that starts after `delay`, or up to a second later.
+    /// Enqueues a job that is due after `delay`. A scheduler makes the job ready up to a second later.
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue).
@@ -73,7 +74,7 @@ impl Queue {
         self.enqueue_with(job, origin, options).await
     }
 
-    /// Enqueues a job that starts at a time, or up to a second later.
+    /// Enqueues a job that is due at the time `at`. A scheduler makes the job ready up to a second later.
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue).
@@ -95,7 +96,7 @@ impl Queue {
         options: EnqueueOptions,
     ) -> Result<String> {
         let options = options.for_origin(&origin)?;
-        let (id, envelope) = write(job, &origin, &options)?;
+        let (id, envelope) = create_job(job, &origin, &options)?;
         let jobs = [(id.as_str(), envelope.as_str())];
         let limits = self.owner_limits();
         let push = Push { queue: J::QUEUE, jobs: &jobs, options: &options, limits, accepted: None };
@@ -121,7 +122,7 @@ impl Queue {
         if options.unique.is_some() || !options.after.is_empty() {
             return Err(Error::invalid("unique", "only a single job can be unique or wait for other jobs"));
         }
-        let jobs = jobs.iter().map(|job| write(job, &origin, &options)).collect::<Result<Vec<_>>>()?;
+        let jobs = jobs.iter().map(|job| create_job(job, &origin, &options)).collect::<Result<Vec<_>>>()?;
         let mut batches = Vec::new();
         let mut rest = &jobs[..];
         while !rest.is_empty() {
@@ -144,7 +145,11 @@ impl Queue {
 }
 
 /// Returns the id and the envelope of a new job.
-pub(super) fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) -> Result<(String, String)> {
+pub(super) fn create_job<J: Job>(
+    job: &J,
+    origin: &Origin,
+    options: &EnqueueOptions,
+) -> Result<(String, String)> {
     // Workers refuse invalid names of queues, so no worker would run the job.
     Queues::check_name(J::QUEUE).map_err(|problem| Error::internal(format!("{:?}: {problem}", J::QUEUE)))?;
     let id = Uuid::now_v7().simple().to_string();

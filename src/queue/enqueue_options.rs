@@ -77,17 +77,18 @@ impl EnqueueOptions {
         let own = group_of(origin);
         match (&own, &self.group) {
             (None, Some(group)) if is_reserved_group(group) => {
-                Err(Error::invalid("group", "must not be that of an owner or a scope"))
+                Err(Error::invalid("group", "must not be the group of an owner or a scope"))
             }
             (Some(_), Some(_)) => {
-                Err(Error::invalid("group", "a job with an owner or a scope is in the group of that"))
+                Err(Error::invalid("group", "must not be set for a job with an owner or a scope"))
             }
             (None, _) => Ok(self),
             (Some(_), None) => Ok(Self { group: own, ..self }),
         }
     }
 
-    /// Returns whether the job just goes to the end of its queue or group, so that it can share a push with others.
+    /// Returns whether the job goes to the end of its queue or group now, without a unique key or dependencies. Such a job can
+    /// share a push with other jobs.
     pub(super) fn is_plain(&self) -> bool {
         self.when == When::Now && !self.front && self.unique.is_none() && self.after.is_empty()
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// The user, the scope and the request for which a job is enqueued.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Id of the user who may see and cancel the job. Without an owner, only admins may.
+    /// Id of the user for whom the job is enqueued. `None` for a job of the product itself.
     pub owner: Option<i64>,
     /// A text of the product, such as the id of the tenant that the job belongs to. The engine does not interpret the scope,
     /// but puts the jobs of a scope into one group. The status of a job has its scope. 1 to 100 letters, digits, `:`, `-`,
@@ -20,9 +20,9 @@ pub struct Origin {
 /// The last error of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ErrorRecord {
-    /// For the owner of the job.
+    /// Text that the owner of the job may read.
     pub(super) message: String,
-    /// For admins.
+    /// Text that only admins may read.
     #[serde(default)]
     pub(super) detail: Option<String>,
     /// Milliseconds since the epoch.

@@ -15,17 +15,18 @@ pub enum Error {
     /// An argument is invalid; `field` is its name.
     #[error("{field}: {message}")]
     Invalid { field: &'static str, message: String },
-    /// A job was to wait for a job that does not exist.
+    /// A job was to wait for the job with this id, which does not exist.
     #[error("there is no job {0}; it may have expired")]
     UnknownJob(String),
     /// The owner of the job has reached a limit: of the number or the total size of waiting and running jobs, or of jobs per
     /// hour.
     #[error("{0}")]
     OwnerLimit(OwnerLimit),
-    /// The job may have been enqueued before and have ended. That would be so long ago that its state is no longer kept.
+    /// The prepared job with this id was not enqueued, because it may have been enqueued before and have ended. If it has, its
+    /// state is no longer kept.
     #[error("job {0} may have been enqueued before, and its state is no longer kept")]
     Forgotten(String),
-    /// The arguments of a job exceed `limit` bytes as JSON.
+    /// The arguments or the envelope of a job exceed `limit` bytes of JSON.
     #[error("The job is larger than {limit} bytes")]
     TooLarge { limit: usize },
     /// The arguments of a job are nested too deeply for a worker to parse.

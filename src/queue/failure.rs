@@ -21,7 +21,7 @@ pub struct Failure {
 /// What happens to a job after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureAction {
-    /// Retried while attempts remain: after this time, or after the back-off of the job.
+    /// Retried while attempts remain: after this time, or with `None` after the back-off of the job.
     Retry(Option<Duration>),
     /// Retried after this time; the attempt does not count.
     Snooze(Duration),
@@ -43,7 +43,7 @@ impl Failure {
         Self { message: None, source: None, action: FailureAction::Snooze(wait) }
     }
 
-    /// Cancels the job: there is nothing left to do.
+    /// Cancels the job, because there is nothing left to do. The owner of the job can read the reason.
     pub fn discard(reason: impl Into<String>) -> Self {
         Self { action: FailureAction::Discard, ..Self::new(reason) }
     }

@@ -18,10 +18,10 @@ use super::{
     worker_record::WorkerRecord,
 };
 
-/// How long the worker may take to remove itself from the list of workers.
+/// How long a worker that stops may take to remove itself from the list of workers.
 const SIGN_OFF_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The running threads; they end when this is dropped.
+/// The running heartbeat threads of a worker; they end when this is dropped.
 pub(super) struct Heartbeat {
     leases: Leases,
     signed_off: oneshot::Receiver<()>,
@@ -46,7 +46,7 @@ impl Heartbeat {
         Ok(Self { leases, signed_off })
     }
 
-    /// Ends the threads, and waits until the worker has signed off.
+    /// Ends the threads, and waits until the worker is removed from the list of workers, for at most [`SIGN_OFF_TIMEOUT`].
     pub(super) async fn stop(mut self) {
         self.leases.close();
         let _ = tokio::time::timeout(SIGN_OFF_TIMEOUT, &mut self.signed_off).await;
@@ -81,7 +81,7 @@ struct Beat {
 
 impl HeartbeatLoop {
     fn run(mut self, leases: &Leases) {
-        // At least once a second, because heartbeats also tell running jobs that they were canceled.
+        // At least once a second, because the answer also says which running jobs were canceled.
         let interval = (self.lease / 4).min(Duration::from_secs(1));
         let mut conn = None;
         let mut primary_changes = self.connector.primary_changes();
@@ -91,7 +91,7 @@ impl HeartbeatLoop {
                 conn = None;
             }
             let held = leases.held();
-            self.record.running = leases.running_jobs();
+            self.record.running = leases.uncompleted_jobs();
             let (progress, is_reused) = (leases.take_progress(), conn.is_some());
             let mut beat = self.beat(&mut conn, &held, &progress);
             if is_reused
@@ -112,7 +112,7 @@ impl HeartbeatLoop {
                 }
                 Err(error) => {
                     conn = None;
-                    // Logged once: the other connections of the worker log the rest of an outage.
+                    // Logged only if an open connection fails. The other connections of the worker log that Redis is unavailable.
                     if is_reused {
                         tracing::warn!(error = %error, "heartbeat failed, retrying");
                     }

@@ -15,8 +15,9 @@ const BLOCK_TIMEOUT_SECS: f64 = 5.0;
 /// Blocks on the key `wake:<queue>`, not on the job list: a blocking pop removes the element even if its answer is
 /// lost, and a lost job could not be recovered.
 pub(super) struct IdleNotifier {
-    /// Asks for one notification.
+    /// The worker notifies this to ask for one notification of `woken`.
     pub(super) arm: Arc<Notify>,
+    /// Notified when there may be jobs to fetch.
     pub(super) woken: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
 }

@@ -15,8 +15,10 @@ use super::{
 
 /// Maximum number of jobs that one call reads with payloads or results, which may be large.
 const JOBS_PER_STATUS_CALL: usize = 20;
+/// Maximum number of jobs that one call reads without payloads and results.
 const SMALL_JOBS_PER_STATUS_CALL: usize = 200;
-const MAX_LISTED_PAYLOAD_BYTES: usize = 16 * 1024;
+/// Maximum size of an envelope that a list has with its payload.
+const MAX_LISTED_ENVELOPE_BYTES: usize = 16 * 1024;
 /// Maximum number of ids in a [`JobPosition`].
 const MAX_LAST_JOBS: usize = 5;
 /// Maximum number of jobs before a page. No queue holds that many jobs.
@@ -34,8 +36,8 @@ pub struct QueueInfo {
     pub deferred: u64,
     pub started: u64,
     pub failed: u64,
-    /// Seconds since the oldest of the jobs that are next in the queue or in a group was enqueued. Includes the time of a
-    /// delay or of retries. `None` if no job is queued.
+    /// Age of the oldest job among those that are next in the queue or in one of its groups, in seconds since it was enqueued.
+    /// Includes the time of a delay or of retries. `None` if no job is queued.
     pub latency_seconds: Option<f64>,
     pub totals: Totals,
     /// How many jobs may run at once, in all workers together.
@@ -44,7 +46,7 @@ pub struct QueueInfo {
 }
 
 /// Totals since the queue was created. Every job that was enqueued or requeued has finished, failed or been canceled, or
-/// is in the queue.
+/// still waits or runs.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Totals {
     pub enqueued: u64,
@@ -115,7 +117,7 @@ impl Queue {
         self.inspect(None).await
     }
 
-    /// Returns one queue; `None` if it was never used.
+    /// Returns one queue; `None` if no job was ever enqueued in it, and no setting of it changed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
@@ -163,13 +165,13 @@ impl Queue {
     /// failure, latest first. Scheduled and deferred jobs are sorted by the time at which they are due. Queued jobs without a
     /// group come first, then each group.
     ///
-    /// Payloads of more than 16 KiB are omitted; [`status`](Self::status) has them.
+    /// The payload of an envelope of more than 16 KiB is omitted; [`status`](Self::status) has it.
     ///
     /// # Errors
     /// [`Error::Invalid`] for finished and canceled jobs, which have no list; [`Error::Unavailable`] if Redis does not
     /// answer.
     pub async fn list(&self, queue: &str, state: State, offset: u64, count: u64) -> Result<Vec<JobStatus>> {
-        self.list_with(queue, state, offset, count, MAX_LISTED_PAYLOAD_BYTES).await
+        self.list_with(queue, state, offset, count, MAX_LISTED_ENVELOPE_BYTES).await
     }
 
     /// As [`Self::list`], without payloads.
@@ -192,13 +194,14 @@ impl Queue {
         state: State,
         offset: u64,
         count: u64,
-        max_payload: usize,
+        max_envelope: usize,
     ) -> Result<Vec<JobStatus>> {
         let (_, ids) = self.page_ids(queue, state, &JobPosition::at(offset), count).await?;
-        self.all_statuses(&ids, max_payload).await
+        self.all_statuses(&ids, max_envelope).await
     }
 
-    /// Returns `count` jobs of a queue in one state after a position, as [`Self::list`], and the position of the next page.
+    /// Returns `count` jobs of a queue in one state after a position, like [`Self::list`], and the position of the next page,
+    /// `None` after the last page.
     ///
     /// A page continues where the previous page has ended, even if up to 1,000 jobs have left or joined the list meanwhile.
     ///
@@ -216,7 +219,7 @@ impl Queue {
         ids.truncate(count as usize);
         let last: Vec<_> = ids.iter().rev().take(MAX_LAST_JOBS).cloned().collect();
         let next = JobPosition(begin + ids.len() as u64, last);
-        let jobs = self.all_statuses(&ids, MAX_LISTED_PAYLOAD_BYTES).await?;
+        let jobs = self.all_statuses(&ids, MAX_LISTED_ENVELOPE_BYTES).await?;
         Ok((jobs, Some(next).filter(|next| has_more && next.is_valid())))
     }
 
@@ -237,24 +240,24 @@ impl Queue {
         self.run(&call).await
     }
 
-    async fn all_statuses(&self, ids: &[String], max_payload: usize) -> Result<Vec<JobStatus>> {
+    async fn all_statuses(&self, ids: &[String], max_envelope: usize) -> Result<Vec<JobStatus>> {
         let mut jobs = Vec::with_capacity(ids.len());
         for ids in ids.chunks(JOBS_PER_STATUS_CALL) {
-            jobs.extend(self.read_statuses(ids, max_payload, usize::MAX).await?);
+            jobs.extend(self.read_statuses(ids, max_envelope, usize::MAX).await?);
         }
         Ok(jobs)
     }
 
-    /// Returns the status of each job that exists. Omits the payload of an envelope of more than `max_payload` bytes, and
+    /// Returns the status of each job that exists. Omits the payload of an envelope of more than `max_envelope` bytes, and
     /// the result of an outcome of more than `max_outcome` bytes.
     async fn read_statuses(
         &self,
         ids: &[String],
-        max_payload: usize,
+        max_envelope: usize,
         max_outcome: usize,
     ) -> Result<Vec<JobStatus>> {
         let mut call = self.prepare_call(&scripts::STATUS);
-        call.arg(max_payload).arg(max_outcome).arg(ids);
+        call.arg(max_envelope).arg(max_outcome).arg(ids);
         let answers: Vec<Vec<Value>> = self.run(&call).await?;
         ids.iter().zip(answers).filter_map(|(id, answer)| JobStatus::parse(id, answer).transpose()).collect()
     }

@@ -36,7 +36,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The result, which is kept for [`RESULT_TTL`](Job::RESULT_TTL).
     type Output: Serialize + Send;
 
-    /// The name in Redis. If it changes, jobs that are queued under the old name fail after an hour.
+    /// The name in Redis. If it changes, jobs that are queued under the old name fail, an hour after a worker first got them.
     const NAME: &'static str;
     /// The queue: 1 to 100 letters, digits, `-`, `_` and `.`.
     const QUEUE: &'static str = "default";
@@ -53,8 +53,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// When the job runs periodically, if it does.
     const SCHEDULE: Option<Schedule<Self>> = None;
 
-    /// Returns whether a run with this result had nothing to do. Its end is logged at `debug` instead of `info`, so that a job
-    /// with a schedule does not fill the log.
+    /// Returns whether a run with this result had nothing to do. The end of such a run is logged at `debug` instead of `info`, so
+    /// that a job with a schedule does not fill the log.
     fn had_nothing_to_do(_result: &Value) -> bool {
         false
     }
@@ -79,19 +79,19 @@ pub struct Context<S> {
 }
 
 impl<S> Context<S> {
-    /// Waits until the job should stop: it was canceled, timed out, or the worker is shutting down. One second later the
-    /// job is dropped at its next `await`.
+    /// Waits until the job must stop: it was canceled or timed out, its lease was lost, or the worker is shutting down. The job
+    /// is dropped at its next `await` one second later, or at once if its lease was lost.
     pub async fn stopped(&self) {
         self.signals.token().cancelled().await;
     }
 
-    /// Returns whether the job should stop.
+    /// Returns whether the job must stop, as described at [`stopped`](Self::stopped).
     pub fn is_stopped(&self) -> bool {
         self.signals.token().is_cancelled()
     }
 
     /// Reports progress, which the status of the job shows within about two seconds. Frequent calls are cheap: only the
-    /// latest report is sent, once a second. `percent` is at most 100, `message` at most 8 KiB.
+    /// latest report is sent, once a second. `percent` is at most 100. A `message` of more than 8 KiB is shortened.
     pub fn progress(&self, percent: u8, message: impl Into<String>) {
         self.signals.report(percent.min(100), message.into());
     }

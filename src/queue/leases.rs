@@ -1,4 +1,4 @@
-//! The leases of a worker, and the running jobs that they cover.
+//! The leases of a worker, and the jobs that they cover.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ struct Lease {
     member: Arc<str>,
     queue: Arc<str>,
     renewed_at: Instant,
-    /// The running jobs by their ids.
+    /// The jobs that are not completed, by their ids: those that run, and those that wait for a slot.
     jobs: HashMap<Arc<str>, JobSignals>,
 }
 
@@ -37,7 +37,7 @@ impl Lease {
 
 impl Leases {
     fn lock(&self) -> MutexGuard<'_, LeaseTable> {
-        // Nothing panics while holding the lock; if it did, the map would still be valid.
+        // No code panics while it holds the lock; if it did, the map would still be valid.
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -54,8 +54,8 @@ impl Leases {
         self.0.1.notify_all();
     }
 
-    /// Marks a job as completed, and returns its lease if no other job of the lease is running. The worker renews the lease
-    /// until it is [removed](Self::remove), because Redis does not have the outcome yet.
+    /// Marks a job as completed, and returns its lease if all jobs of the lease are completed now. The worker renews the lease
+    /// until it is [removed](Self::remove), because Redis does not have the outcome of the job yet.
     pub(super) fn complete(&self, token: &str, id: &str) -> Option<Arc<str>> {
         let mut table = self.lock();
         let lease = table.leases.get_mut(token)?;
@@ -66,19 +66,19 @@ impl Leases {
         self.lock().leases.remove(token_of(member));
     }
 
-    /// Tells all running jobs to stop.
+    /// Tells all jobs to stop.
     pub(super) fn stop_all(&self, reason: StopReason) {
         self.lock().leases.values().for_each(|lease| lease.stop(reason));
     }
 
-    /// Stops the jobs of a lease that Redis no longer has.
+    /// Tells the jobs of a lease that Redis no longer has to stop.
     pub(super) fn lose(&self, member: &str) {
         if let Some(lease) = self.lock().leases.get(token_of(member)) {
             lease.stop(StopReason::Lost);
         }
     }
 
-    /// Stops the canceled jobs that this worker is running.
+    /// Tells the jobs with these ids to stop, because they were canceled. Ignores jobs of other workers.
     pub(super) fn cancel(&self, ids: &[String]) {
         for lease in self.lock().leases.values() {
             for signals in ids.iter().filter_map(|id| lease.jobs.get(id.as_str())) {
@@ -87,7 +87,8 @@ impl Leases {
         }
     }
 
-    /// Stops the jobs of leases that are about to expire: another worker may run these jobs next.
+    /// Tells the jobs of leases that are about to expire to stop, because another worker may run these jobs next. `lease` is the
+    /// length of a lease. A lease is about to expire when 80 % of its length have passed since its last renewal.
     pub(super) fn fence(&self, lease: Duration) {
         let limit = lease.mul_f32(0.8);
         for held in self.lock().leases.values().filter(|held| held.renewed_at.elapsed() > limit) {
@@ -100,7 +101,7 @@ impl Leases {
         self.lock().leases.values().map(|held| (held.queue.clone(), held.member.clone())).collect()
     }
 
-    /// Marks leases as renewed.
+    /// Marks leases as renewed by a heartbeat that was sent at `sent_at`.
     pub(super) fn mark_renewed(&self, held: &[(Arc<str>, Arc<str>)], sent_at: Instant) {
         let mut table = self.lock();
         for (_, member) in held {
@@ -121,7 +122,8 @@ impl Leases {
         table.leases.iter().flat_map(of_lease).collect()
     }
 
-    pub(super) fn running_jobs(&self) -> usize {
+    /// Returns the number of jobs that are not completed.
+    pub(super) fn uncompleted_jobs(&self) -> usize {
         self.lock().leases.values().map(|lease| lease.jobs.len()).sum()
     }
 

@@ -10,7 +10,7 @@
 //! | `client` | the client of the queue, which the following extend |
 //! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
 //! | `prepared` | jobs that are written elsewhere first, such as in a transaction, and enqueued later |
-//! | `owner` | the jobs of users and of scopes: who may enqueue them, how many, who is next |
+//! | `owner` | the jobs of users and of scopes: who may enqueue them, how many, and their groups |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `relocate` | moves jobs to another prefix or server |
 //! | `server` | checks whether a Redis server is safe for jobs |
@@ -18,8 +18,9 @@
 //! | `broker_session`, `connector`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
 //! | `leases`, `heartbeat`, `worker_record` | the leases of a worker and the threads that renew them |
-//! | `scheduler`, `cron`, `queues` | due and periodic jobs, recovery of lost ones, the order of queues |
+//! | `scheduler`, `cron`, `queues` | due and periodic jobs, recovery of the jobs of crashed workers, the order of queues |
 //! | `script_client`, `scripts` | the transitions, in Lua, and how they are called |
+//! | `error` | the errors of the engine |
 
 mod batcher;
 mod broker_session;

@@ -1,5 +1,5 @@
-//! What Redis keeps about a job that has ended: its outcome for `RESULT_TTL`, and its state, owner and scope for at least a
-//! day.
+//! What Redis keeps about a job that has finished or was canceled: its outcome for `RESULT_TTL`, or for an hour if it was
+//! canceled while it waited, and its state, owner and scope for at least a day.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,7 +15,7 @@ pub(super) struct Outcome {
     pub(super) task: String,
     #[serde(rename = "q")]
     pub(super) queue: String,
-    /// `None` for the result `null`.
+    /// `None` for the result `null`, and for a canceled job.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<Value>,
     /// Why the job was discarded or canceled, if a reason is known.
@@ -34,10 +34,11 @@ pub(super) struct Outcome {
     pub(super) ran_ms: i64,
 }
 
-/// The outcome of a job that was canceled while it waited. A script writes it.
+/// The outcome of a job that was canceled while it waited. `scripts/lib.lua` writes it.
 #[derive(Debug, Deserialize)]
 pub(super) struct CanceledRecord {
     pub(super) attempts: u32,
+    /// When the job was canceled, in milliseconds since the epoch.
     pub(super) ended: i64,
     pub(super) envelope: Envelope,
 }
@@ -73,7 +74,7 @@ pub(super) fn time_of_id(id: &str) -> Option<i64> {
     Some(seconds as i64 * 1_000 + i64::from(nanoseconds / 1_000_000))
 }
 
-/// Either kind of outcome.
+/// An outcome of either kind.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum StoredOutcome {

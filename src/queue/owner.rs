@@ -1,4 +1,4 @@
-//! Jobs that belong to a user or to a scope: who may enqueue them, how many, who is next, and how to purge them.
+//! Jobs that belong to a user or to a scope: who may enqueue them, how many, their groups, and how to purge them.
 //!
 //! Redis has an account for each owner, with the owner's waiting and running jobs. The scripts update it, so the limits hold
 //! for all replicas of the product together. A scope is a text of the product, such as the id of a tenant. The jobs of a
@@ -22,7 +22,7 @@ pub enum EnqueueBy {
 }
 
 impl EnqueueBy {
-    /// Returns the largest size of the arguments of a job with an owner; `None` if it cannot have one.
+    /// Returns the largest size of the arguments of a job with an owner; `None` if jobs of the type cannot have an owner.
     pub const fn max_bytes(self) -> Option<usize> {
         match self {
             Self::System => None,
@@ -36,7 +36,7 @@ impl EnqueueBy {
 pub struct OwnerLimits {
     /// How many jobs may wait or run.
     pub jobs: u64,
-    /// The total size of these jobs in Redis, in bytes.
+    /// The total size of the envelopes of these jobs, in bytes.
     pub bytes: u64,
     /// The size of a token bucket that refills in an hour: each enqueued job takes a token. `None` for no limit.
     pub per_hour: Option<u64>,
@@ -59,8 +59,8 @@ const SCOPE_GROUP_PREFIX: &str = "scope:";
 const MAX_SCOPE_BYTES: usize = 100;
 
 /// Returns the group that Redis stores for a job with an owner, a scope or both; `None` for other jobs. Groups take turns, so
-/// no owner and no scope delays another. The group of a job with both ends with the owner, so that the scripts find the
-/// account.
+/// no owner and no scope delays another. The group of a job with both a scope and an owner ends with the owner, so that the
+/// scripts find the account of the owner.
 pub(super) fn group_of(origin: &Origin) -> Option<String> {
     let owner = origin.owner.map(|owner| format!("{OWNER_GROUP_PREFIX}{owner}"));
     let Some(scope) = &origin.scope else { return owner };
@@ -73,7 +73,7 @@ pub(super) fn is_reserved_group(group: &str) -> bool {
     group.starts_with(OWNER_GROUP_PREFIX) || group.starts_with(SCOPE_GROUP_PREFIX)
 }
 
-/// Returns the group with which a job takes turns: without the owner, if the job has a scope.
+/// Returns the group in whose list a job waits: the group of its scope, or `group` itself if the job has no scope.
 pub(super) fn shared_group(group: &str) -> &str {
     match group.split_once('|') {
         Some((shared, _)) if group.starts_with(SCOPE_GROUP_PREFIX) => shared,

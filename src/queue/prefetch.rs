@@ -22,9 +22,9 @@ const WEIGHT: f64 = 0.125;
 #[derive(Default)]
 pub(super) struct Prefetch {
     waiting: VecDeque<Delivery>,
-    /// When the first job was added or the last one started, whichever is later. `None` if no job waits.
+    /// When a job was added while none waited, or when a waiting job last started, whichever is later. `None` if no job waits.
     stalled_since: Option<Instant>,
-    /// How many jobs to hold.
+    /// How many jobs should wait.
     target: usize,
     mean_run_seconds: f64,
     mean_round_trip_seconds: f64,
@@ -68,7 +68,7 @@ impl Prefetch {
         self.stalled_since.map(|since| since + MAX_WAIT)
     }
 
-    /// Removes and returns all waiting jobs. No more are fetched until jobs end.
+    /// Removes and returns all waiting jobs. No more jobs are fetched ahead until running jobs end.
     pub(super) fn take_all(&mut self) -> VecDeque<Delivery> {
         (self.target, self.stalled_since) = (0, None);
         std::mem::take(&mut self.waiting)

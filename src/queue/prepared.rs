@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     batcher::Destination,
     client::Queue,
-    enqueue::write,
+    enqueue::create_job,
     enqueue_options::{EnqueueOptions, When},
     envelope::{Envelope, Origin},
     error::Result,
@@ -22,7 +22,7 @@ use super::{
 /// Maximum number of written jobs that [`Queue::check_owner`] looks up in Redis. Further jobs count as not enqueued.
 const MAX_LOOKED_UP: usize = 200;
 
-/// A job that has its id, but is not enqueued.
+/// A job that has an id and an envelope, and is written elsewhere before it is enqueued.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PreparedJob {
     pub id: String,
@@ -44,7 +44,7 @@ impl PreparedJob {
     /// has an owner, and users may not enqueue the job.
     pub fn new<J: Job>(job: &J, origin: &Origin, options: EnqueueOptions) -> Result<Self> {
         let options = options.for_origin(origin)?;
-        let (id, envelope) = write(job, origin, &options)?;
+        let (id, envelope) = create_job(job, origin, &options)?;
         Ok(Self { id, queue: J::QUEUE.into(), task: J::NAME.into(), owner: origin.owner, envelope, options })
     }
 
@@ -56,7 +56,8 @@ impl PreparedJob {
         self
     }
 
-    /// Returns whether the job just goes to the end of its queue or group, so that it can share a push with others.
+    /// Returns whether the job goes to the end of its queue or group now, without a unique key or dependencies. Such a job can
+    /// share a push with other jobs.
     pub fn is_plain(&self) -> bool {
         self.options.is_plain()
     }
@@ -120,8 +121,8 @@ impl Queue {
     /// most `since` ago.
     ///
     /// # Errors
-    /// [`Error::Forgotten`](super::Error::Forgotten) if the job is unknown, and may have ended and its state have been
-    /// deleted. Redis keeps states for a day, or less if it is full. Also the errors of
+    /// [`Error::Forgotten`](super::Error::Forgotten) if the job is unknown, but may have ended, and its state may have been
+    /// deleted since. States are kept for a day, or for less if Redis is full or has too many of them. Also the errors of
     /// [`enqueue_prepared`](Self::enqueue_prepared).
     pub async fn enqueue_prepared_again(&self, job: &PreparedJob, since: Duration) -> Result<String> {
         let jobs = [(job.id.as_str(), job.envelope.as_str())];
@@ -138,11 +139,11 @@ impl Queue {
     /// Checks whether an owner may enqueue one more job, of `bytes`. Does not count the new job for its owner.
     ///
     /// `written` has the id and the size of each job that is written elsewhere and may not be enqueued yet. These jobs count
-    /// too; a job that is enqueued already counts once.
+    /// too; a job that is enqueued already counts once. Sizes are bytes of envelopes.
     ///
     /// # Errors
-    /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if not; [`Error::Unavailable`](super::Error::Unavailable) if Redis does
-    /// not answer.
+    /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if the job would exceed a limit;
+    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
     pub async fn check_owner(&self, owner: i64, bytes: u64, written: &[(String, u64)]) -> Result<()> {
         let Some(limits) = self.owner_limits() else { return Ok(()) };
         let (looked_up, others) = written.split_at(written.len().min(MAX_LOOKED_UP));

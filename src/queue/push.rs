@@ -14,7 +14,7 @@ use super::{
 const MAX_JOBS_PER_CALL: usize = 250;
 const MAX_BYTES_PER_CALL: usize = 4 * 1024 * 1024;
 
-/// Returns how many of the first jobs fit into one call: at least one, if there are any. `sizes` are in bytes.
+/// Returns how many of the first jobs fit into one call: at least one, if there are any. `sizes` are bytes of envelopes.
 pub(super) fn batch_size(sizes: impl ExactSizeIterator<Item = usize>) -> usize {
     let (count, mut bytes) = (sizes.len(), 0);
     let fits = |size: &usize| {
@@ -31,10 +31,10 @@ pub(super) struct Push<'a> {
     /// Pairs of id and envelope.
     pub(super) jobs: &'a [(&'a str, &'a str)],
     pub(super) options: &'a EnqueueOptions,
-    /// The limits of the owner, if the jobs have one.
+    /// The limits of each owner. They apply only to jobs with an owner. `None` for no limits.
     pub(super) limits: Option<OwnerLimits>,
-    /// For prepared jobs: the time since they may first have been pushed, zero if this is the first push. They count for
-    /// their owner, but no limit refuses them. `None` for other jobs.
+    /// For prepared jobs, the time since the first push that may have enqueued them; zero if this is the first push. Prepared
+    /// jobs count for their owner, but no limit refuses them. `None` for other jobs.
     pub(super) accepted: Option<Duration>,
 }
 

@@ -46,7 +46,7 @@ impl PushClient {
         Self { scripts, replication: None }
     }
 
-    /// Makes each push wait until `replicas` replicas have its jobs; 0 for none. `connector` opens the connections.
+    /// Makes each push wait until `replicas` replicas have its jobs. With 0, no push waits. `connector` opens the connections.
     pub(super) fn wait_for_replicas(self, connector: &Arc<dyn Connector>, replicas: u32) -> Self {
         let replication = (replicas > 0).then(|| {
             let permits = Semaphore::new(MAX_CONNECTIONS);
@@ -109,8 +109,9 @@ struct Replication {
 
 struct IdleConnection {
     connection: MultiplexedConnection,
-    /// The number of changes of the primary when it was opened.
+    /// The number of changes of the primary when the connection was opened.
     changes: u64,
+    /// When the connection was last used.
     since: Instant,
 }
 
@@ -137,7 +138,7 @@ impl Replication {
     /// Pushes and waits. Repeats both on another connection if the connection was closed, or its server is no longer the
     /// primary. Repeating a push is safe.
     async fn push_all(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
-        // The semaphore is never closed.
+        // Never fails, because the semaphore is never closed.
         let _permit = self.permits.acquire().await;
         let answers = self.attempt(scripts, calls).await;
         match answers.iter().any(is_closed) {
@@ -207,7 +208,7 @@ impl Replication {
                 return Ok((connection, changes));
             }
         }
-        // The response timeout must be longer than those of a push and of a `WAIT`.
+        // The response timeout must be longer than `limit`, for which a `WAIT` may block.
         self.connector.connect(limit, 2 * limit).await
     }
 
@@ -218,7 +219,7 @@ impl Replication {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
-        // Nothing panics while holding the lock.
+        // No code panics while it holds the lock.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Rate limits.
+//! Rate limits of queues.
 
 use std::time::Duration;
 

@@ -15,7 +15,8 @@ use super::connector::Connector;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// A connection that was idle for longer is pinged before it is used. Servers close idle connections after a second or more.
+/// A connection that was idle for longer is pinged before it is used, because the server may have closed it. Servers close idle
+/// connections after a second or more.
 const PING_AFTER_IDLE: Duration = Duration::from_millis(500);
 
 /// A dedicated connection that reconnects with back-off.
@@ -30,7 +31,7 @@ pub(super) struct ReconnectingConnection {
     /// The connection, and the number of changes of the primary when it was opened.
     conn: Option<(MultiplexedConnection, u64)>,
     /// The number of changes of the primary when the last attempt to connect began.
-    attempted_at: u64,
+    changes_at_attempt: u64,
     /// When Redis last answered, or accepted the connection.
     answered_at: Instant,
     /// Whether the connection replaces a closed one, and Redis has not answered since.
@@ -56,7 +57,7 @@ impl ReconnectingConnection {
             response_timeout,
             primary_changes: connector.primary_changes(),
             conn: None,
-            attempted_at: 0,
+            changes_at_attempt: 0,
             answered_at: Instant::now(),
             is_replacement: false,
             backoff: Duration::ZERO,
@@ -73,11 +74,11 @@ impl ReconnectingConnection {
         if self.conn.is_none() {
             tokio::select! {
                 () = tokio::time::sleep(self.backoff) => {}
-                () = changed_from(self.attempted_at, self.primary_changes.clone()) => {
+                () = changed_from(self.changes_at_attempt, self.primary_changes.clone()) => {
                     self.backoff = Duration::ZERO;
                 }
             }
-            self.attempted_at = *self.primary_changes.borrow();
+            self.changes_at_attempt = *self.primary_changes.borrow();
             match self.connector.connect(CONNECT_TIMEOUT, self.response_timeout).await {
                 Ok(opened) => {
                     tracing::debug!(connection = self.name, "connected to Redis");
@@ -95,8 +96,8 @@ impl ReconnectingConnection {
     /// # Errors
     /// If another server becomes the primary meanwhile: the old one may never answer.
     pub(super) async fn answer<T>(&self, answer: impl Future<Output = T>) -> RedisResult<T> {
-        let opened_at = self.conn.as_ref().map_or(0, |(_, changes)| *changes);
-        before_change(opened_at, self.primary_changes.clone(), answer).await
+        let changes = self.conn.as_ref().map_or(0, |(_, changes)| *changes);
+        before_change(changes, self.primary_changes.clone(), answer).await
     }
 
     /// Returns whether the primary has changed since the connection was opened.
@@ -112,7 +113,7 @@ impl ReconnectingConnection {
         let answer: RedisResult<()> = self.answer(ping.query_async(&mut conn)).await.flatten();
         match answer {
             Err(error) if error.is_io_error() => self.discard(&error),
-            // An error of the server shows that the connection works, too.
+            // If the server answers with an error, the connection works.
             _ => self.record_answer(),
         }
     }
@@ -153,19 +154,19 @@ impl ReconnectingConnection {
     }
 }
 
-/// Awaits an answer of a connection that was opened when the number of changes of the primary was `opened_at`.
+/// Awaits an answer of a connection that was opened when the number of changes of the primary was `changes`.
 ///
 /// # Errors
 /// If another server becomes the primary meanwhile: the old one may never answer.
 pub(super) async fn before_change<T>(
-    opened_at: u64,
+    changes: u64,
     primary_changes: watch::Receiver<u64>,
     answer: impl Future<Output = T>,
 ) -> RedisResult<T> {
     tokio::select! {
         biased;
         answer = answer => Ok(answer),
-        () = changed_from(opened_at, primary_changes) => {
+        () = changed_from(changes, primary_changes) => {
             let changed = "another server has become the primary of Redis";
             Err(io::Error::new(io::ErrorKind::ConnectionAborted, changed).into())
         }

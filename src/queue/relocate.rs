@@ -19,29 +19,30 @@ use super::{
     worker_record::LISTED_FOR,
 };
 
-/// Settings come first, so that no job of a paused queue starts. They come last again, because the totals move
-/// with them, and the moved jobs may have added to the totals.
+/// Steps of a move, as the script `move_out` names them. Settings come first, so that no job of a paused queue starts. They come
+/// last again, because the totals move with them, and the other steps may have added to the totals of the old place.
 const STEPS: [&str; 5] = ["settings", "jobs", "ended", "keys", "settings"];
-/// Deletes the remaining keys of the old place, unless jobs are left.
+/// The last step. Deletes the settings and other remaining keys of the old place, unless jobs, states or outcomes are left
+/// there.
 const LAST_STEP: &str = "finish";
 
 /// How many calls of `SCAN` look for other prefixes, and how many keys each examines.
 const MAX_SCANS: usize = 1_000;
 const KEYS_PER_SCAN: usize = 1_000;
-/// Maximum number of prefixes that are examined.
+/// Number of prefixes after which the search for other prefixes ends.
 const MAX_PREFIXES: usize = 100;
-/// TTL of a key that tells whether two places are the same, in milliseconds.
+/// TTL of the key that shows whether two places are the same, in milliseconds.
 const MARK_TTL_MS: u64 = 10_000;
 
 /// How much a move has moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
     pub jobs: u64,
-    /// States of ended jobs, with their outcomes.
+    /// States of ended jobs. Their outcomes are moved too, and not counted.
     pub ended: u64,
 }
 
-/// Why a move has stopped. The next call of [`Queue::move_from`] continues the move.
+/// Why a move was refused or has stopped. The next call of [`Queue::move_from`] continues a move that has begun.
 #[derive(Debug, thiserror::Error)]
 pub enum MoveError {
     /// The old and the new place are the same.
@@ -50,7 +51,7 @@ pub enum MoveError {
     /// Workers of the old place are running.
     #[error("workers of the old prefix are running")]
     Workers,
-    /// These jobs of the old place are in no list, so they cannot be moved.
+    /// This number of jobs of the old place are in no list, so they cannot be moved.
     #[error("{0} jobs are in no list")]
     Left(u64),
     #[error("the old place cannot be used")]
@@ -69,18 +70,18 @@ pub struct OtherPrefix {
 struct Move<'a> {
     source: &'a Queue,
     target: &'a Queue,
-    /// The last batch that has arrived: the id of its move and its number. Empty at first.
+    /// The last batch that has arrived, as `id of the move:number of the batch`. Empty at first.
     arrived: String,
     moved: Moved,
 }
 
 impl Queue {
-    /// Moves everything from `source` to this queue: jobs, outcomes, schedules, limits, pauses, totals, and the keys of
-    /// unique jobs. `source` has another prefix or server. Jobs that were running are moved as jobs of a crashed worker.
-    /// `report` is called after each batch.
+    /// Moves jobs, states, outcomes, schedules, limits, pauses, totals, and the keys of unique jobs from `source` to this queue.
+    /// `source` must have another prefix or server. Jobs that were running are moved as jobs of a crashed worker. `report` is
+    /// called after each batch, with the numbers of all batches so far.
     ///
     /// # Errors
-    /// [`MoveError`]. What was moved until then stays in this queue.
+    /// [`MoveError`]. The batches that were moved before the error stay in this queue.
     pub async fn move_from(&self, source: &Self, mut report: impl FnMut(Moved)) -> Result<Moved, MoveError> {
         if self.is_same_place(source).await? {
             return Err(MoveError::SamePlace);
@@ -121,7 +122,7 @@ impl Queue {
     }
 
     /// Returns the other prefixes of this server whose jobs no worker serves, as after a change of the prefix. Looks at a
-    /// limited number of keys, and leaves out what the user of Redis may not read.
+    /// limited number of keys, and leaves out prefixes whose keys the Redis user may not read.
     pub async fn other_prefixes(&self) -> Vec<OtherPrefix> {
         let mut others = Vec::new();
         for prefix in self.possible_prefixes().await {
@@ -137,7 +138,8 @@ impl Queue {
         others
     }
 
-    /// Returns other prefixes that have a key `<prefix>:jobs`, the hash of all jobs. `SCAN` needs no permission for the keys.
+    /// Returns other prefixes that have a key `<prefix>:jobs`, the hash of all jobs. These may include prefixes whose keys the
+    /// Redis user may not read, because `SCAN` needs no permission for keys.
     async fn possible_prefixes(&self) -> BTreeSet<String> {
         let mut prefixes = BTreeSet::new();
         let mut cursor = "0".to_owned();
@@ -166,7 +168,7 @@ impl Queue {
 }
 
 impl Move<'_> {
-    /// Runs a step until its end. The last step returns how many jobs are left.
+    /// Runs a step to its end. Returns how many jobs are left in the old place after the last step, and 0 after other steps.
     async fn run(&mut self, step: &str, report: &mut impl FnMut(Moved)) -> Result<u64, MoveError> {
         let mut argument = String::new();
         loop {

@@ -16,10 +16,10 @@ use super::{
     worker_options::Summary,
 };
 
-/// How many completed jobs are received at once.
+/// Maximum number of completed jobs that are received at once.
 const RECEIVE_BATCH_SIZE: usize = 128;
 
-/// The jobs of a worker: those that run, those that wait for a slot, and those that have ended.
+/// The jobs of a worker: those that run, those that wait for a slot, and those that have ended and are to be settled.
 pub(super) struct Runner<S: 'static> {
     jobs: &'static [JobType<S>],
     state: S,
@@ -118,7 +118,8 @@ impl<S: JobState> Runner<S> {
         self.record_received();
     }
 
-    /// As [`Self::wait_until_completed`], and also waits for the notifiers of the slots.
+    /// Waits until at least one job ends, like [`Self::wait_until_completed`], or until a notifier of the slots wakes the worker,
+    /// whichever is first.
     pub(super) async fn wait_until_completed_or_woken(&mut self) {
         tokio::select! {
             _ = self.receiver.recv_many(&mut self.received, RECEIVE_BATCH_SIZE) => {}
@@ -127,7 +128,7 @@ impl<S: JobState> Runner<S> {
         self.record_received();
     }
 
-    /// Receives the jobs that have ended, without waiting, and returns all that are to be settled.
+    /// Receives the jobs that have ended, without waiting, and returns all deliveries that are to be settled.
     pub(super) fn take_completed(&mut self) -> Vec<CompletedDelivery> {
         while let Ok(delivery) = self.receiver.try_recv() {
             self.received.push(delivery);
@@ -159,7 +160,7 @@ impl<S: JobState> Runner<S> {
         self.prefetch.record_round_trip(took, ended);
     }
 
-    /// Returns when [`Self::release_waiting`] must be called.
+    /// Returns when [`Self::release_waiting`] must be called; `None` if no job waits for a slot.
     pub(super) fn waiting_deadline(&self) -> Option<Instant> {
         self.prefetch.deadline()
     }

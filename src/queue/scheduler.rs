@@ -1,6 +1,7 @@
 //! The scheduler: makes due jobs ready, enqueues periodic jobs, and recovers the jobs of crashed workers.
 //!
-//! Every worker runs one. There is no leader, since the scripts may run on several workers at once.
+//! Every worker runs a scheduler, unless that is turned off. The schedulers need no leader: they call the scripts `tick` and
+//! `cron`, which are atomic and do the work that is due. What one scheduler has done is no longer due for the others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +16,15 @@ use super::{
 };
 
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
-/// A job whose worker has crashed this often fails for good.
+/// A job fails for good when the worker that ran it has crashed this many times.
 const MAX_CRASHES: u32 = 3;
+/// Base of the delay before a job becomes ready again after its second crash.
 const CRASH_BACKOFF: Duration = Duration::from_secs(5);
 /// How many failed jobs a queue keeps, and for how long.
 const MAX_FAILED_JOBS: u32 = 100_000;
 const MAX_FAILED_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// Redis counts as nearly full above this part of `maxmemory`. Above `maxmemory`, Redis refuses jobs.
-const NEARLY_FULL: f64 = 0.95;
+/// Redis counts as nearly full from this part of `maxmemory`. Above `maxmemory`, Redis refuses jobs.
+const NEARLY_FULL_RATIO: f64 = 0.95;
 
 /// Runs the periodic work of all queues.
 pub(super) struct Scheduler {
@@ -53,7 +55,7 @@ impl Scheduler {
         }
     }
 
-    /// Ticks until this is dropped.
+    /// Ticks once a second, until the future is dropped.
     pub(super) async fn run(mut self) {
         loop {
             self.tick().await;
@@ -80,8 +82,8 @@ impl Scheduler {
             let fullness = self.connection.answer(Fullness::ask(&mut conn, &self.prefix)).await;
             let fullness = fullness.unwrap_or(Fullness::HasRoom);
             let mut call = scripts::TICK.key(&self.prefix);
-            // The longest normal gap between ticks. After a longer gap, workers get time to renew their leases before these
-            // count as expired. If the gap is at most half a lease, a worker still has the other half to renew it.
+            // The second argument is the longest normal gap between ticks. After a longer gap, workers get time to renew their
+            // leases before these count as expired. After a gap of at most half a lease, a worker still has the other half.
             call.arg(self.lease.as_millis() as u64)
                 .arg((self.lease / 2).max(2 * TICK_INTERVAL).as_millis() as u64)
                 .arg(MAX_CRASHES)
@@ -125,8 +127,8 @@ impl Scheduler {
         }
     }
 
-    /// Enqueues the periodic jobs that are due. If that fails, for example because Redis is full, the other work goes on;
-    /// only the first of several failures is logged.
+    /// Enqueues the periodic jobs that are due. If that fails, for example because Redis is full, the other work of the tick goes
+    /// on. Of several failures in a row, only the first is logged.
     async fn fire_schedules(&mut self) {
         let Some(mut conn) = self.connection.get().await else { return };
         let answer = self.connection.answer(self.schedules.fire(&self.prefix, &mut conn)).await.flatten();
@@ -157,7 +159,7 @@ impl Fullness {
     async fn ask(conn: &mut MultiplexedConnection, prefix: &str) -> Self {
         match redis::cmd("INFO").arg("memory").query_async::<String>(conn).await {
             Ok(info) => Self::of(&info),
-            // The Redis user may not run INFO. A full Redis refuses the script `NOTHING`.
+            // Redis answers with an error if its user may not run INFO. A full Redis refuses the script `NOTHING`.
             Err(error) if !error.is_io_error() => {
                 match scripts::NOTHING.key(prefix).invoke_async::<u8>(conn).await {
                     Err(error) if error.code() == Some("OOM") => Self::Full,
@@ -175,8 +177,8 @@ impl Fullness {
             line.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(0.0)
         };
         let (limit, used) = (field("maxmemory"), field("used_memory") - field("mem_not_counted_for_evict"));
-        // Redis frees the memory of deleted records in the background.
-        if limit == 0.0 || field("lazyfree_pending_objects") > 0.0 || used < NEARLY_FULL * limit {
+        // Redis frees the memory of deleted records in the background. Until it has, no more records are deleted.
+        if limit == 0.0 || field("lazyfree_pending_objects") > 0.0 || used < NEARLY_FULL_RATIO * limit {
             return Self::HasRoom;
         }
         if used > limit { Self::Full } else { Self::NearlyFull }

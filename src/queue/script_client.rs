@@ -19,7 +19,8 @@ pub(super) struct ScriptClient {
 }
 
 impl ScriptClient {
-    /// Creates a client; `timeout` is the time limit of each of two attempts.
+    /// Creates a client. `timeout` is the time that Redis may take to answer one attempt. A call has twice this time, because
+    /// the connection may send it twice.
     pub(super) fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
         prefix: &str,
@@ -28,7 +29,7 @@ impl ScriptClient {
         Self { connection: AnyConnection(Box::new(connection)), prefix: prefix.into(), timeout }
     }
 
-    /// Returns a client of the same queue on another connection.
+    /// Returns a client of the same prefix on another connection.
     pub(super) fn on(&self, connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
         Self { connection: AnyConnection(Box::new(connection)), ..self.clone() }
     }
@@ -46,16 +47,17 @@ impl ScriptClient {
         self.timeout
     }
 
-    /// Returns a call of a script, which still needs its arguments.
+    /// Returns a call of a script. The caller adds the arguments.
     pub(super) fn prepare(&self, script: &'static Script) -> ScriptInvocation<'static> {
         script.key(&*self.prefix)
     }
 
-    /// Runs a call. The connection may send it twice, so every script is safe to repeat. A repeated script that moves many
-    /// jobs returns only the number of the second run.
+    /// Runs a call. The connection may send it twice, so every script is safe to repeat. If a script changes many jobs, the
+    /// answer to a repeated call counts the jobs of the second run only.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`] if the script says so; [`Error::Unavailable`] if Redis does not answer in time.
+    /// [`Error::UnknownJob`], [`Error::OwnerLimit`] or [`Error::Forgotten`] if the script returns this error;
+    /// [`Error::Unavailable`] if Redis does not answer in time, or returns another error.
     pub(super) async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T> {
         let mut connection = self.connection.clone();
         let answer = async {

@@ -1,12 +1,14 @@
-//! The transitions of the state machine: one atomic script each. `docs/jobs.md` has their guarantees.
+//! The scripts of the engine. Redis runs each of them atomically, and each transition of the state machine is one script.
+//! `docs/jobs.md` has the guarantees.
 
 use std::sync::LazyLock;
 
 use redis::Script;
 
-/// When Redis is full, it refuses to enqueue jobs, but runs the scripts that free memory or that workers need to
+/// First line of a script that Redis also runs when its memory is full: it frees memory, or workers and operators need it to
 /// empty the queue.
 const RUNS_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
+/// First line of a script that Redis refuses when its memory is full, with the error `OOM`: it adds jobs.
 const REFUSED_WHEN_FULL: &str = "#!lua\n";
 const READ_ONLY: &str = "#!lua flags=no-writes\n";
 
@@ -14,7 +16,7 @@ const READ_ONLY: &str = "#!lua flags=no-writes\n";
 pub(super) const UNKNOWN_JOB_CODE: &str = "NOJOB";
 /// Error code when a push exceeds a limit of the owner.
 pub(super) const OWNER_LIMIT_CODE: &str = "QUOTA";
-/// Error code when a job is pushed again after its state may have been deleted.
+/// Error code when a prepared job may have been pushed before and have ended, and its state may have been deleted.
 pub(super) const FORGOTTEN_CODE: &str = "FORGOTTEN";
 
 macro_rules! script {
@@ -43,7 +45,7 @@ pub(super) static MOVE_IN: LazyLock<Script> = script!(REFUSED_WHEN_FULL, "move_i
 pub(super) static PURGE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "purge");
 pub(super) static PURGE_OWNER: LazyLock<Script> = script!(RUNS_WHEN_FULL, "purge_owner");
 pub(super) static CONTROL: LazyLock<Script> = script!(RUNS_WHEN_FULL, "control");
-/// Does nothing, and is refused if Redis refuses jobs.
+/// Does nothing. Redis refuses this script if it refuses jobs, so a call shows whether Redis is full.
 pub(super) static NOTHING: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[REFUSED_WHEN_FULL, "return 1"].concat()));
 pub(super) static PROBE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "probe");

@@ -7,17 +7,17 @@ use super::{client::Queue, scripts};
 const MIN_REDIS_VERSION: (u32, u32) = (7, 0);
 /// Codes of errors that a server answers to writes until its disk or its replicas are usable again.
 const REFUSES_WRITES_CODES: [&str; 2] = ["MISCONF", "NOREPLICAS"];
-/// Where the complete list of permissions is.
+/// Part of error messages about missing permissions.
 const PERMISSIONS_GUIDE: &str = "docs/databases.md lists all permissions";
 
 /// The properties of a Redis server that the queue depends on.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// `Redis 7.0.15` or `Valkey 8.0.1`.
+    /// Such as `Redis 7.0.15` or `Valkey 8.0.1`.
     pub name: String,
-    /// Why the server cannot store jobs, each with the fix.
+    /// Reasons why the queue must not use the server, each with the fix.
     pub problems: Vec<String>,
-    /// What may lose jobs or results, each with the fix.
+    /// Risks, such as the loss of jobs or results, each with the fix.
     pub warnings: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl Server {
         Self { name, problems, warnings }
     }
 
-    /// A server whose user may not run INFO.
+    /// Returns the result for a server whose user may not run INFO.
     fn unknown() -> Self {
         let warning = "version, maxmemory-policy and appendonly cannot be checked, because the user may not run INFO: \
                        grant it with +info, or make sure of Redis 7.0 or newer, `noeviction` and `appendonly yes`";
@@ -69,7 +69,7 @@ impl Server {
     }
 }
 
-/// Returns a warning if too few replicas are connected for the jobs that wait for them.
+/// Returns a warning if fewer replicas are connected than `wanted`, the setting `QUEUE_WAIT_REPLICAS`.
 fn missing_replicas(info: &str, wanted: u32) -> Option<String> {
     let count = info_field(info, "connected_slaves")?;
     let connected: u32 = count.parse().ok()?;
@@ -164,8 +164,8 @@ fn describe_missing_keys(prefix: &str) -> String {
 }
 
 impl Queue {
-    /// Reads the properties of the server, and checks the permissions of the Redis user. A missing permission is a problem of
-    /// the server, unless only this check needs it.
+    /// Reads the properties of the server, and checks the permissions of the Redis user. A missing permission is one of the
+    /// problems in the result. If only the permission to run INFO is missing, the result has a warning instead.
     ///
     /// # Errors
     /// If the server does not answer, or refuses the connection or all writes.
@@ -215,7 +215,8 @@ mod tests {
     const GOOD: &str =
         "redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\ncluster_enabled:0\r\n";
 
-    fn with(from: &str, to: &str, prefix: &str) -> (usize, usize) {
+    /// Replaces `from` by `to` in [`GOOD`], and returns the numbers of problems and of warnings.
+    fn findings(from: &str, to: &str, prefix: &str) -> (usize, usize) {
         let server = Server::parse(&GOOD.replace(from, to), prefix);
         (server.problems.len(), server.warnings.len())
     }
@@ -230,15 +231,15 @@ mod tests {
 
     #[test]
     fn unsafe_servers_are_detected() {
-        assert_eq!(with("", "", "rq"), (0, 0));
-        assert_eq!(with("7.0.15", "6.2.14", "rq"), (1, 0));
-        assert_eq!(with("noeviction", "allkeys-lru", "rq"), (1, 0));
-        assert_eq!(with("noeviction", "volatile-lru", "rq"), (0, 1));
-        assert_eq!(with("aof_enabled:1", "aof_enabled:0", "rq"), (0, 1));
+        assert_eq!(findings("", "", "rq"), (0, 0));
+        assert_eq!(findings("7.0.15", "6.2.14", "rq"), (1, 0));
+        assert_eq!(findings("noeviction", "allkeys-lru", "rq"), (1, 0));
+        assert_eq!(findings("noeviction", "volatile-lru", "rq"), (0, 1));
+        assert_eq!(findings("aof_enabled:1", "aof_enabled:0", "rq"), (0, 1));
         for prefix in ["rq", "{}rq", "}rq{"] {
-            assert_eq!(with("cluster_enabled:0", "cluster_enabled:1", prefix), (1, 0), "{prefix}");
+            assert_eq!(findings("cluster_enabled:0", "cluster_enabled:1", prefix), (1, 0), "{prefix}");
         }
-        assert_eq!(with("cluster_enabled:0", "cluster_enabled:1", "{rq}"), (0, 0));
+        assert_eq!(findings("cluster_enabled:0", "cluster_enabled:1", "{rq}"), (0, 0));
         let valkey = Server::parse(&GOOD.replace("7.0.15", "7.2.4\r\nvalkey_version:8.0.1"), "rq");
         assert_eq!((valkey.name.as_str(), valkey.problems.len()), ("Valkey 8.0.1", 0));
     }

@@ -20,7 +20,7 @@ pub(super) struct Shutdown {
 }
 
 impl Shutdown {
-    /// Starts the stages when `requested` is canceled. `now` ends the grace period early.
+    /// Starts the stages when `requested` is canceled. Canceling `now` ends the grace period early.
     pub(super) fn watch(requested: CancellationToken, now: CancellationToken, grace: Duration) -> Self {
         let (grace_over, deadline) = (CancellationToken::new(), CancellationToken::new());
         let (first, second, third) = (requested.clone(), grace_over.clone(), deadline.clone());

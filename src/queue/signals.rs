@@ -16,7 +16,7 @@ pub(super) enum StopReason {
     Canceled,
     /// The worker shuts down; the job goes back to the queue.
     Shutdown,
-    /// The lease has expired: another worker may run the job, and the result of this run is rejected.
+    /// The lease has expired or is about to expire. Another worker may run the job, and Redis may reject the result of this run.
     Lost,
 }
 
@@ -71,7 +71,7 @@ impl JobSignals {
 
     /// Takes the progress that has not been sent, as JSON.
     pub(super) fn take_progress(&self) -> Option<String> {
-        // Most jobs never report: their mutex is not locked.
+        // Most jobs never report progress, so their mutex is not locked.
         let progress = self
             .has_reported()
             .then(|| self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -1,4 +1,4 @@
-//! The slots of a worker: how many jobs it may fetch, from which queues, and when a fetch may find any.
+//! The slots of a worker: how many jobs it may fetch, from which queues, and when a fetch may find jobs.
 
 use std::sync::Arc;
 
@@ -12,17 +12,19 @@ use super::{
 pub(super) struct Slots {
     reserved_queue: Option<String>,
     burst: bool,
+    /// All slots, which jobs of the reserved queue may use, and the notifier of this queue.
     all: Share,
+    /// The slots that jobs of shared queues may use, and the notifier of these queues.
     shared: Share,
 }
 
-/// The slots that some queues may use.
+/// The slots that jobs of the reserved queue, or of the shared queues, may use.
 struct Share {
     total: usize,
     used: usize,
-    /// Whether a fetch may find jobs.
+    /// Whether a fetch may find jobs in these queues.
     may_find_jobs: bool,
-    /// Wakes the worker when there are jobs. `None` if there are no such queues.
+    /// Wakes the worker when there are jobs in these queues. `None` if the worker has no reserved queue, or no shared queues.
     notifier: Option<IdleNotifier>,
     /// Whether the notifier was asked to wake the worker.
     armed: bool,
@@ -88,8 +90,8 @@ impl Slots {
         self.shared.free_slots().min(self.all.free_slots()) > 0
     }
 
-    /// Records the result of a fetch. Queues that filled the room of the fetch may have more jobs. `queues` has the queue of
-    /// each job that was fetched for a free slot.
+    /// Records the result of a fetch for `room`. `queues` has the queue of each job that was fetched for a free slot. If the jobs
+    /// of the reserved queue, or of the shared queues, filled their room, these queues may have more jobs.
     pub(super) fn record_fetch<'a>(&mut self, room: Room, queues: impl Iterator<Item = &'a str>) {
         if room.total == 0 {
             return;
@@ -125,13 +127,13 @@ impl Slots {
         self.all.used -= 1;
         self.shared.used -= usize::from(!self.is_reserved(queue));
         if self.burst {
-            // The job may have enqueued other jobs, and a burst does not wait for the notifier of the shared queues.
+            // The job may have enqueued other jobs, and in a burst the notifier of the shared queues is not asked for them.
             self.set_may_find_jobs();
         }
     }
 
-    /// Asks the notifiers to wake the worker when there are jobs for free slots. A burst asks for jobs of the reserved queue
-    /// only, because it ends when no job runs.
+    /// Asks the notifiers to wake the worker when there are jobs for free slots. In a burst, asks only the notifier of the
+    /// reserved queue, because the worker does not wait for jobs of the shared queues: it exits when no job runs.
     pub(super) fn arm(&mut self) {
         self.all.arm();
         if !self.burst {
@@ -156,13 +158,13 @@ impl Slots {
 mod tests {
     use super::*;
 
-    fn slots(concurrency: usize, kept: usize) -> Slots {
+    fn slots(concurrency: usize, reserved: usize) -> Slots {
         let share = |total| Share::new(total, None);
         Slots {
-            reserved_queue: (kept > 0).then(|| "system".to_owned()),
+            reserved_queue: (reserved > 0).then(|| "system".to_owned()),
             burst: false,
             all: share(concurrency),
-            shared: share(concurrency - kept),
+            shared: share(concurrency - reserved),
         }
     }
 

@@ -24,16 +24,16 @@ pub struct JobStatus {
     pub queue: String,
     pub owner: Option<i64>,
     pub scope: Option<String>,
-    /// The arguments; for admins only. Not kept after the job has finished.
+    /// The arguments, which only admins may read. Not kept after the job has finished, or was canceled while it ran.
     pub payload: Option<Value>,
     pub group: Option<String>,
     pub request_id: Option<String>,
     /// The worker that runs the job.
     pub worker: Option<String>,
     pub result: Option<Value>,
-    /// The last error, as the owner may read it.
+    /// The last error, or the reason why the job was canceled, as the owner may read it.
     pub error: Option<String>,
-    /// The last error with all details; for admins only.
+    /// The last error with all details, which only admins may read.
     pub error_detail: Option<String>,
     pub progress: Option<Value>,
     /// Started attempts, including the running one.
@@ -49,8 +49,8 @@ fn time(ms: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(ms)
 }
 
-/// The answer of the status script for a job that is not done: state, envelope, failures, crashes, error, progress, and
-/// its holder or a time.
+/// The answer of the status script for a job that has neither finished nor been canceled: state, envelope, failures, crashes,
+/// error, progress, and its holder or a time.
 type Live = (String, Vec<u8>, Option<u32>, Option<u32>, Option<String>, Option<String>, Option<String>);
 
 impl JobStatus {

@@ -1,7 +1,7 @@
 //! The worker: fetches as many jobs as it can run, runs them and settles them.
 //!
-//! One round trip settles and fetches. Jobs that complete during a round trip are settled by the next round trip. So many
-//! jobs share a round trip under load, while an idle worker settles a job at once.
+//! One round trip settles and fetches. Jobs that complete during a round trip are settled by the next round trip. Under load,
+//! many jobs share a round trip; an idle worker settles a job at once.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -82,7 +82,7 @@ impl<S: JobState> Worker<S> {
     /// Runs jobs until `stop` is canceled or, with `burst`, until the queues are empty.
     ///
     /// After `stop` no more jobs are fetched, and running jobs may finish during the grace period, which `stop_now` ends
-    /// early. The remaining jobs go back to the queue.
+    /// early. The remaining jobs go back to their queues.
     ///
     /// # Errors
     /// If the heartbeat threads cannot be started. When Redis is unavailable, the worker waits for it.
@@ -151,7 +151,7 @@ impl<S: JobState> Worker<S> {
             if !stop {
                 runner.slots.arm();
             }
-            // A worker without a free slot, whose jobs run for hours, must record that it is running, too.
+            // Wakes up to record that the worker is running, even if all slots have jobs that run for hours.
             let next_record = Instant::now() + RECORD_INTERVAL;
             let deadlines = [rate_limited_until, runner.waiting_deadline()];
             let wait_until = deadlines.into_iter().flatten().fold(next_record, Instant::min);
@@ -169,7 +169,7 @@ impl<S: JobState> Worker<S> {
         self.stop_running(runner, &shutdown.deadline).await;
     }
 
-    /// Settles and fetches in one round trip. Meanwhile, waiting jobs start in the slots of those that end.
+    /// Settles and fetches in one round trip. Meanwhile, jobs that wait for a slot start when other jobs end.
     async fn flush(&mut self, runner: &mut Runner<S>, want: Room, ended: usize) -> FlushResult {
         let sent_at = Instant::now();
         let flushed = {
@@ -188,16 +188,16 @@ impl<S: JobState> Worker<S> {
             let fetched = flushed.fetched.iter().filter(|delivery| !delivery.is_ahead);
             runner.slots.record_fetch(want, fetched.map(|delivery| &*delivery.queue));
             if flushed.settled && self.options.burst {
-                // Redis may have run the fetch before the settlements of the same round trip, which make dependent jobs
-                // ready.
+                // The settlements make dependent jobs ready, and Redis may have run the fetch of the same round trip before
+                // them.
                 runner.slots.set_may_find_jobs();
             }
         }
         flushed
     }
 
-    /// Tells the running jobs to stop and waits up to `STOP_TIMEOUT`. Releases the jobs that still run, then settles
-    /// all of them. Stops retrying at `deadline`.
+    /// Tells the running jobs to stop, and waits for their ends up to `STOP_TIMEOUT`. Releases the jobs that still run after
+    /// that, and settles all completed jobs. If Redis does not answer, retries until `deadline`.
     async fn stop_running(&mut self, runner: &mut Runner<S>, deadline: &CancellationToken) {
         runner.release_waiting();
         self.leases.stop_all(StopReason::Shutdown);
@@ -227,7 +227,7 @@ impl Queue {
     /// Runs the jobs that are due in the queues of `jobs` until there are none left. For tests.
     ///
     /// # Errors
-    /// If the schedule of a job is invalid.
+    /// If the queue or the schedule of a job is invalid, or the heartbeat threads cannot be started.
     pub async fn run_jobs<S: JobState>(
         &self,
         jobs: &'static [JobType<S>],

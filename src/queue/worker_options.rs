@@ -16,11 +16,11 @@ pub struct Options {
     pub grace: Duration,
     /// Whether the worker exits when the queues are empty.
     pub burst: bool,
-    /// Whether the worker runs a scheduler, for delayed and periodic jobs and those of crashed workers.
+    /// Whether the worker runs a scheduler, for delayed and periodic jobs and the jobs of crashed workers.
     pub scheduler: bool,
     /// A queue that comes before `queues`, whether or not it is one of them.
     pub reserved: Option<ReservedQueue>,
-    /// How many jobs of one owner run at once, in all workers together.
+    /// How many jobs of one owner run at once, in all workers together. `None` for no limit.
     pub max_running_per_owner: Option<u32>,
     pub retention: Retention,
 }
@@ -55,8 +55,8 @@ pub struct ReservedQueue {
 impl Options {
     /// Returns how many jobs of queues that are not reserved run at once.
     pub(super) fn shared_slots(&self) -> usize {
-        let kept = self.reserved.as_ref().map_or(0, |reserved| reserved.slots);
-        self.concurrency.saturating_sub(kept).max(1)
+        let reserved_slots = self.reserved.as_ref().map_or(0, |reserved| reserved.slots);
+        self.concurrency.saturating_sub(reserved_slots).max(1)
     }
 
     /// Returns the name of the reserved queue.

@@ -21,6 +21,7 @@ pub(super) struct WorkerRecord {
     concurrency: usize,
     /// Milliseconds since the epoch, by the worker's clock.
     started: i64,
+    /// Jobs that are not completed: those that run, and those that wait for a slot.
     pub(super) running: usize,
 }
 
@@ -52,7 +53,7 @@ pub struct WorkerInfo {
     /// Queues in their order, with weights if there are any.
     pub queues: String,
     pub concurrency: usize,
-    /// How many jobs it runs now.
+    /// How many jobs the worker has fetched and not completed: those that run, and those that wait for a slot.
     pub running: usize,
     pub started_at: Option<DateTime<Utc>>,
     pub last_beat_at: Option<DateTime<Utc>>,

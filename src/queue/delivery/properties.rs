@@ -1,4 +1,4 @@
-//! Jobs that a worker cannot read.
+//! Property tests of deliveries whose envelope is malformed, or names a task that the worker does not know.
 
 use proptest::{
     collection::vec,

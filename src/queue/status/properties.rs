@@ -1,4 +1,4 @@
-//! Answers of Redis about a job, also those that no release has written.
+//! Property tests of [`JobStatus::parse`], also with answers that no release writes.
 
 use proptest::{
     collection::vec,
