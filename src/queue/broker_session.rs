@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Maximum number of jobs that one fetch takes ahead of free slots from weighted queues.
-const MAX_AHEAD_OF_WEIGHTED: usize = 10;
+const MAX_AHEAD_IF_WEIGHTED: usize = 10;
 
 /// Fetches and settles the jobs of one worker, and repeats settlements that Redis did not answer.
 pub(super) struct BrokerSession {
@@ -63,7 +63,7 @@ pub(super) struct FlushResult {
     pub(super) fetched: Vec<Delivery>,
     /// Time until a rate limit allows more jobs. `None` if no rate limit holds jobs back.
     pub(super) retry_after: Option<Duration>,
-    /// Whether Redis answered all calls, and the flush could fetch. False if it released a fetch whose answer was lost instead.
+    /// Whether Redis answered all calls, and the flush could fetch. A flush that releases a lost fetch does not fetch.
     pub(super) complete: bool,
     /// Whether the flush had jobs to settle. Jobs that depend on the settled jobs may have become ready.
     pub(super) settled: bool,
@@ -162,7 +162,7 @@ impl BrokerSession {
         // Each fetch draws a random order of weighted queues, and takes jobs from the first queue first. With small fetches, a
         // new order is drawn after few jobs, so the shares of the queues soon approach their weights.
         let ahead =
-            want.ahead.min(if self.queues.are_weighted() { MAX_AHEAD_OF_WEIGHTED } else { usize::MAX });
+            want.ahead.min(if self.queues.are_weighted() { MAX_AHEAD_IF_WEIGHTED } else { usize::MAX });
         let mut call = scripts::FETCH.key(&self.prefix);
         call.arg(&self.worker)
             .arg(token)

@@ -23,9 +23,9 @@ pub enum Cancel {
     Canceled,
     /// The job is running and was told to stop.
     Requested,
-    /// The job has already ended.
+    /// The job had finished, failed or been canceled before.
     Ended,
-    /// No such job is known.
+    /// No job with this id is known.
     Unknown,
 }
 
@@ -34,9 +34,9 @@ pub enum Cancel {
 pub struct QueueChanges {
     /// Whether workers take no jobs of the queue. Running jobs continue, and jobs can still be enqueued.
     pub paused: Option<bool>,
-    /// How many jobs of the queue run at once, in all workers together.
+    /// How many jobs of the queue may run at once, in all workers together.
     pub concurrency_limit: Option<Option<u32>>,
-    /// How many jobs of the queue start per period, in all workers together.
+    /// How many jobs of the queue may start per period, in all workers together.
     pub rate_limit: Option<Option<Rate>>,
 }
 

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// How late a run may be without being a missed run, in milliseconds.
-const ON_TIME_MS: i64 = 60_000;
+const MAX_LATENESS_MS: i64 = 60_000;
 
 /// One parsed schedule.
 struct Entry {
@@ -119,7 +119,7 @@ impl Entry {
 
     /// Returns whether a run that was due at `due` is still enqueued at `now`.
     fn should_run(&self, due: i64, now: i64) -> bool {
-        self.schedule.missed == Missed::RunOnce || now - due <= ON_TIME_MS
+        self.schedule.missed == Missed::RunOnce || now - due <= MAX_LATENESS_MS
     }
 
     fn envelope(&self, now: i64) -> Option<String> {

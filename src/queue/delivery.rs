@@ -23,7 +23,7 @@ use super::{
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// Maximum size of an outcome in bytes of JSON. A larger result belongs in a table or a file, and the job returns its key.
 const MAX_OUTCOME_BYTES: usize = 1024 * 1024;
-/// How long other workers may take a job whose task this build does not know, before the job fails. A newer build that is
+/// How long a job whose task this build does not know is left to other workers, before the job fails. A newer build that is
 /// being rolled out may know the task.
 const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);

@@ -15,12 +15,13 @@ const MAX_NAME_BYTES: usize = 255;
 const MAX_DEPENDENCIES: usize = 100;
 const MAX_UNIQUE_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// When and where a job is enqueued. By default it goes to the end of its queue, now.
+/// When and where a job is enqueued. By default, the job goes to the end of its queue, now.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EnqueueOptions {
     pub when: When,
-    /// Whether the job goes before all waiting jobs of its queue.
+    /// Whether the job goes before all waiting jobs of its queue or, if it has a group, of its group. Has no effect on a job that
+    /// is due later, or that waits for other jobs.
     pub front: bool,
     /// The group of the job, 1 to 255 bytes. Groups take turns: with one group per tenant, no tenant can starve another. Must
     /// be `None` for a job with a scope or an owner: such a job is in the group of its scope or, without a scope, of its

@@ -70,12 +70,14 @@ pub(super) struct HeartbeatLoop {
     pub(super) lease: Duration,
 }
 
-/// What Redis answers to a heartbeat.
+/// The answer of Redis to a heartbeat.
 struct Beat {
     /// When the heartbeat was sent. The worker counts leases from this time, so that they expire in the worker before they
     /// expire in Redis.
     sent_at: Instant,
+    /// Leases that Redis no longer has.
     lost: Vec<String>,
+    /// Ids of all running jobs whose cancellation was requested, also of other workers.
     canceled: Vec<String>,
 }
 

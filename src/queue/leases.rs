@@ -71,7 +71,7 @@ impl Leases {
         self.lock().leases.values().for_each(|lease| lease.stop(reason));
     }
 
-    /// Tells the jobs of a lease that Redis no longer has to stop.
+    /// Tells the jobs of a lease to stop, because Redis no longer has the lease.
     pub(super) fn lose(&self, member: &str) {
         if let Some(lease) = self.lock().leases.get(token_of(member)) {
             lease.stop(StopReason::Lost);
@@ -87,8 +87,8 @@ impl Leases {
         }
     }
 
-    /// Tells the jobs of leases that are about to expire to stop, because another worker may run these jobs next. `lease` is the
-    /// length of a lease. A lease is about to expire when 80 % of its length have passed since its last renewal.
+    /// Tells jobs to stop if their lease is about to expire, because another worker may run them next. A lease is about to expire
+    /// when 80 % of its length, `lease`, has passed since its last renewal.
     pub(super) fn fence(&self, lease: Duration) {
         let limit = lease.mul_f32(0.8);
         for held in self.lock().leases.values().filter(|held| held.renewed_at.elapsed() > limit) {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `job`, `failure`, `schedule`, `job_type` | what the author of a job works with, and the table of jobs |
 //! | `envelope`, `outcome`, `state`, `limits` | what is stored about a job |
-//! | `client` | the client of the queue, which the following extend |
+//! | `client` | the client of the queue, which the following files extend |
 //! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
 //! | `prepared` | jobs that are written elsewhere first, such as in a transaction, and enqueued later |
 //! | `owner` | the jobs of users and of scopes: who may enqueue them, how many, and their groups |

@@ -23,7 +23,7 @@ pub(super) struct Outcome {
     pub(super) reason: Option<String>,
     #[serde(rename = "n")]
     pub(super) attempts: u32,
-    /// Since the epoch. `None` if the id of the job contains this time.
+    /// When the job was enqueued, since the epoch. `None` if the id of the job contains this time.
     #[serde(rename = "at", default, skip_serializing_if = "Option::is_none")]
     pub(super) enqueued_at_ms: Option<i64>,
     /// Time from the enqueuing of the job to the fetch of the last attempt.

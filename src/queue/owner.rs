@@ -1,8 +1,8 @@
 //! Jobs that belong to a user or to a scope: who may enqueue them, how many, their groups, and how to purge them.
 //!
-//! Redis has an account for each owner, with the owner's waiting and running jobs. The scripts update it, so the limits hold
-//! for all replicas of the product together. A scope is a text of the product, such as the id of a tenant. The jobs of a
-//! scope take turns as one group, and each still counts for its owner.
+//! Redis has an account for each owner, with the owner's waiting and running jobs. The scripts update the account, so the limits
+//! hold for all processes of the product together. A scope is a text of the product, such as the id of a tenant. The jobs of a
+//! scope are one group, which takes turns with the other groups, and each job still counts for its owner.
 
 use super::{
     envelope::Origin,
@@ -55,7 +55,6 @@ pub struct PurgedOwner {
 const OWNER_GROUP_PREFIX: &str = "owner:";
 const SCOPE_GROUP_PREFIX: &str = "scope:";
 
-/// The longest scope, in bytes.
 const MAX_SCOPE_BYTES: usize = 100;
 
 /// Returns the group that Redis stores for a job with an owner, a scope or both; `None` for other jobs. Groups take turns, so

@@ -9,11 +9,11 @@ use super::delivery::Delivery;
 /// Minimum ratio of the round trip to the run time at which prefetching pays off. Below it, the slots are rarely idle.
 const MIN_ROUND_TRIP_PER_RUN: f64 = 0.1;
 /// Maximum number of jobs that wait for a slot.
-const MAX_WAITING: usize = 500;
+const MAX_WAITING_JOBS: usize = 500;
 /// If no waiting job starts for this long, all of them go back to their queues, where another worker may have a free slot.
 const MAX_WAIT: Duration = Duration::from_millis(100);
-/// The weight of a new value in an exponential moving average.
-const WEIGHT: f64 = 0.125;
+/// The weight of a new value in the exponential moving averages of run times and round trips.
+const NEW_VALUE_WEIGHT: f64 = 0.125;
 
 /// Fetched jobs that wait for a slot, and how many to fetch.
 ///
@@ -38,16 +38,17 @@ impl Prefetch {
 
     /// Records the time that a job ran.
     pub(super) fn record_run(&mut self, took: Duration) {
-        self.mean_run_seconds += WEIGHT * (took.as_secs_f64() - self.mean_run_seconds);
+        self.mean_run_seconds += NEW_VALUE_WEIGHT * (took.as_secs_f64() - self.mean_run_seconds);
     }
 
     /// Records the time of a round trip, and how many jobs have ended since the previous round trip.
     pub(super) fn record_round_trip(&mut self, took: Duration, ended: usize) {
-        self.mean_round_trip_seconds += WEIGHT * (took.as_secs_f64() - self.mean_round_trip_seconds);
+        self.mean_round_trip_seconds +=
+            NEW_VALUE_WEIGHT * (took.as_secs_f64() - self.mean_round_trip_seconds);
         let pays = self.mean_round_trip_seconds > MIN_ROUND_TRIP_PER_RUN * self.mean_run_seconds;
         // Jobs may end in bursts, so one round trip lowers the target by an eighth at most.
         let lower = self.target - self.target.div_ceil(8);
-        self.target = if pays { (2 * ended).clamp(lower, MAX_WAITING) } else { 0 };
+        self.target = if pays { (2 * ended).clamp(lower, MAX_WAITING_JOBS) } else { 0 };
     }
 
     /// Adds a job that waits for a slot.

@@ -16,7 +16,7 @@ use super::{
 };
 
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
-/// A job fails for good when the worker that ran it has crashed this many times.
+/// A job fails for good when this many workers have crashed while they ran it.
 const MAX_CRASHES: u32 = 3;
 /// Base of the delay before a job becomes ready again after its second crash.
 const CRASH_BACKOFF: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ use redis::Script;
 const RUNS_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 /// First line of a script that Redis refuses when its memory is full, with the error `OOM`: it adds jobs.
 const REFUSED_WHEN_FULL: &str = "#!lua\n";
+/// First line of a script that writes nothing.
 const READ_ONLY: &str = "#!lua flags=no-writes\n";
 
 /// Error code when `after` names an unknown job.

@@ -27,7 +27,7 @@ use super::{
     worker_record::WorkerRecord,
 };
 
-/// Runs the jobs of some queues.
+/// Fetches and runs the jobs of the queues in its [`Options`].
 pub struct Worker<S: 'static> {
     id: String,
     options: Options,

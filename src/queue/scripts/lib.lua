@@ -369,8 +369,8 @@ local function process_notifications(limit, t)
   return rc('EXISTS', P .. ':told') == 1
 end
 
--- An id is removed from a list only if it is among the first or the last DEPTH entries, because a search of a long list blocks
--- Redis. Otherwise the id stays in the list, and `fetch` skips it, because the job has no envelope.
+-- `cancel` removes an id from a list only if it is among the first or the last DEPTH entries, because a search of a long list
+-- blocks Redis. Otherwise the id stays in the list, and `fetch` skips it, because the job has no envelope.
 local DEPTH = 10000
 local function remove_from(list, id, depth)
   if rc('LPOS', list, id, 'RANK', -1, 'MAXLEN', depth) then return rc('LREM', list, -1, id) end
@@ -406,7 +406,7 @@ local function cancel(id, envelope, t, by)
   notify_dependents({ id }, false)
   process_notifications(100, t)
 end
--- Cancels those of these jobs whose cancellation was requested while they ran, and that stopped running without an outcome.
+-- Cancels jobs that have stopped running without an outcome, if their cancellation was requested while they ran.
 local function cancel_requested(ids, t)
   if rc('EXISTS', P .. ':cancel') == 0 then return end
   for i, asked in ipairs(rc('SMISMEMBER', P .. ':cancel', unpack(ids))) do

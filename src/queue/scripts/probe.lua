@@ -9,8 +9,8 @@ local COMMANDS = 'DEL EXISTS GET PEXPIREAT PTTL RENAMENX SET UNLINK HDEL HEXISTS
   .. 'HSETNX HSTRLEN LINDEX LLEN LPOP LPOS LPUSH LRANGE LREM RPOP RPUSH SADD SISMEMBER SMEMBERS SMISMEMBER SREM ZADD ZCARD '
   .. 'ZRANGE ZRANGEBYSCORE ZREM ZREVRANGE ZSCAN ZSCORE PSETEX BZPOPMIN'
 if redis.acl_check_cmd then -- some compatible servers have no such function
-  -- P is a key of this call, so Redis has checked the permission to use P before it ran the script. So if a
-  -- command is refused for P, the command itself is not permitted.
+  -- The user may use the key P: it is a key of this call, and Redis has checked that before it ran the script. If a command is
+  -- refused for P all the same, the command itself is not permitted.
   for command in string.gmatch(COMMANDS, '%u+') do
     if not redis.acl_check_cmd(command, P, P) then missing[#missing + 1] = command
     elseif not redis.acl_check_cmd(command, key, key) then keys_refused = 1 end

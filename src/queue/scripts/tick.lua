@@ -53,8 +53,8 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     local ids, holder = jobs_of(m)
     local ahead = holder and string.find(holder, AHEAD .. '|', 1, true)
     for _, id in ipairs(ids) do
-      -- A job that was fetched ahead may not have started, so the crash does not count. Its entry in `crash`, with 0 crashes,
-      -- keeps `fetch` from taking it ahead again, so it runs in a slot, where a crash counts.
+      -- A job that was fetched ahead may not have started, so the crash does not count. An entry in `crash`, even of 0 crashes,
+      -- keeps `fetch` from taking the job ahead again, so it runs in a slot, where a crash counts.
       local crashes = 0
       if ahead then rc('HSETNX', P .. ':crash', id, 0) else crashes = rc('HINCRBY', P .. ':crash', id, 1) end
       rc('HDEL', P .. ':run', id)
