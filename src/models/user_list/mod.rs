@@ -213,7 +213,7 @@ impl Listing<'_> {
         let size = MAX_CANDIDATES + 1;
         let query = Candidates::new(self, ranges, size, self.limit + 1);
         let rows: Vec<(User, i64, i64)> = query.load(&mut conn).await?;
-        // The number of the first row shows whether the index has found `size` users. All rows have the same total.
+        // All rows have the same number of candidates and the same total.
         let (number, total) = match rows.as_slice() {
             [(_, number, total), ..] => (*number, *total),
             [] => (0, 0),
