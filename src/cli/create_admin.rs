@@ -26,8 +26,8 @@ use crate::{
 /// FIRST_SUPERUSER_EMAIL gets FIRST_SUPERUSER_PASSWORD instead of a prompt; its default value is never accepted, since it
 /// is public. If the admin exists already, the command succeeds and changes nothing, unless --set-password is given.
 ///
-/// --promote and --set-password change an existing account and create none. They revoke its sessions, and send a mail.
-/// --set-password does not read FIRST_SUPERUSER_PASSWORD.
+/// --promote and --set-password change an existing account and create none. They revoke the sessions of the account, and
+/// send it a mail. --set-password does not read FIRST_SUPERUSER_PASSWORD.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas create-admin --email ada@example.com\n  \
     printf %s \"$PASSWORD\" | saas create-admin --email ada@example.com --password-stdin\n  \
@@ -48,7 +48,7 @@ pub(super) struct Args {
     /// Set another password for the existing admin with this address, and revoke the sessions of the admin.
     #[arg(long, conflicts_with = "promote")]
     set_password: bool,
-    /// With --set-password: also turn off two-factor authentication of the admin, who has lost the authenticator.
+    /// With --set-password: also turn off two-factor authentication, for an admin who has lost the authenticator.
     #[arg(long, requires = "set_password")]
     disable_two_factor: bool,
     #[command(flatten)]
@@ -76,7 +76,7 @@ impl Args {
         let found = User::find_by_email(&conn, &EmailLookup::new(given)).await.context(NO_TABLES)?;
         let exists = found.is_some();
         let email = match (found, EmailAddress::parse(given)) {
-            // Possibly an address that only an earlier release has accepted.
+            // `parse` may refuse the address of an existing user, because an earlier release has accepted more addresses.
             (Some(user), _) => user.email,
             (None, Ok(address)) => address.stored,
             (None, Err(problem)) => bail!("--email {given:?}: {problem}"),
@@ -91,7 +91,7 @@ impl Args {
             let (password, disable_two_factor) = (self.new_password(&email)?, self.disable_two_factor);
             return replace_password(&mut conn, &passwords, &email, password, disable_two_factor).await;
         }
-        // An existing user needs no password.
+        // `ensure_admin` uses the password only to create a user.
         let password = if exists { None } else { Some(self.new_password(&email)?) };
         let source = match self.password_setting(&email) {
             Some(_) => " with the password in FIRST_SUPERUSER_PASSWORD",
@@ -108,7 +108,7 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Reads the password and checks it.
+    /// Reads the password, and checks that it is allowed.
     fn new_password(&self, email: &str) -> anyhow::Result<String> {
         let password = self.password(email)?;
         check_password(&password)
@@ -145,12 +145,13 @@ impl Args {
         Ok(password)
     }
 
-    /// Returns `FIRST_SUPERUSER_PASSWORD` if it is the password for this address. Another admin must not get it: it is in
-    /// the environment of a container, so every admin that is created there would share it.
+    /// Returns `FIRST_SUPERUSER_PASSWORD` if the admin with this address gets it; otherwise `None`. Only the address in
+    /// `FIRST_SUPERUSER_EMAIL` gets it. In a container where the setting is in the environment, all other admins that are
+    /// created would have the same password.
     fn password_setting(&self, email: &str) -> Option<&str> {
-        // With `--set-password`, the setting is ignored: its value may have become known.
-        let is_asked_for = !self.password_stdin && !self.set_password && self.is_first_admin(email);
-        self.admin.chosen_password().filter(|_| is_asked_for)
+        // With `--set-password`, the setting is ignored: an attacker may know its value.
+        let applies = !self.password_stdin && !self.set_password && self.is_first_admin(email);
+        self.admin.chosen_password().filter(|_| applies)
     }
 
     /// Returns whether the address is the one in `FIRST_SUPERUSER_EMAIL`.

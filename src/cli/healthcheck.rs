@@ -18,22 +18,22 @@ use crate::{
 };
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Bytes of the response that are read: the status line is in them.
+/// Maximum number of bytes of the response that are read. They contain the status line.
 const MAX_RESPONSE_BYTES: u64 = 4_096;
 
 /// Exit with 0 if the local server is up, for a container's health check. With --worker, if the workers make progress.
 ///
-/// --worker checks the workers that this user runs on this machine or in this container. A worker that waits for Redis or
-/// PostgreSQL, or whose jobs run for hours, is healthy. One that is stopped, hangs, or whose jobs block the async runtime is
-/// not.
+/// --worker checks the workers that this user runs on this machine or in this container, and fails if none runs. A worker
+/// that waits for Redis or PostgreSQL, or whose jobs run for hours, is healthy. A worker that is suspended (SIGSTOP) or
+/// hangs, or whose jobs block the async runtime, is unhealthy.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas healthcheck && echo up\n  saas healthcheck --worker")]
 pub(super) struct Args {
     /// Check the workers instead of the server.
     #[arg(long)]
     worker: bool,
-    /// With --worker: after how many seconds without progress a worker is unhealthy. During an outage of Redis, one step of
-    /// a healthy worker takes up to 20 seconds.
+    /// With --worker: a worker is unhealthy after this many seconds without progress. During an outage of Redis, a healthy
+    /// worker makes progress only about every 20 seconds.
     #[arg(long, requires = "worker", default_value_t = 30, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(5..=3600))]
     max_age_seconds: u64,
@@ -54,7 +54,7 @@ impl Args {
     }
 
     async fn check_server(&self) -> anyhow::Result<()> {
-        // A server that listens on all interfaces is reached on the loopback interface.
+        // If the server listens on all interfaces, the check connects to the loopback interface.
         let host = match self.listen.host {
             IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -21,10 +21,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const PREFIX: &str = "worker-";
 const SUFFIX: &str = ".alive";
 
-/// Reports that a worker is running while `liveness` grows, until the handle is dropped.
+/// Updates the file of a worker each second in which the count of `liveness` has grown, until the handle is dropped.
 ///
-/// The reports come from a task of the async runtime, not from a thread: if jobs block all threads of the runtime, the
-/// reports end.
+/// A task of the async runtime writes the file, not a thread: if jobs block all threads of the runtime, the updates end.
 pub(super) fn report_regularly(
     settings: WorkerHealth,
     worker: &str,
@@ -43,7 +42,8 @@ pub(super) fn report_regularly(
 /// Checks that at least one worker runs, and that each running worker has made progress in the last `max_age`.
 ///
 /// # Errors
-/// If no worker runs, a worker makes no progress, or the files cannot be read; the message says which.
+/// If no worker runs, a worker makes no progress, or the files cannot be read. The message names the workers without
+/// progress.
 pub(super) fn check(settings: &WorkerHealth, max_age: Duration) -> anyhow::Result<()> {
     let dir = directory(settings);
     let unreadable = || format!("cannot read the files of the workers in {}", dir.display());
@@ -70,14 +70,14 @@ pub(super) fn check(settings: &WorkerHealth, max_age: Duration) -> anyhow::Resul
     Ok(())
 }
 
-/// Returns the directory of the files.
+/// Returns the directory of the files: `WORKER_HEALTH_DIR`, or else `saas-<user id>` in the directory for temporary files.
 fn directory(settings: &WorkerHealth) -> PathBuf {
-    let of_user = || std::env::temp_dir().join(format!("saas-{}", rustix::process::geteuid().as_raw()));
-    settings.worker_health_dir.clone().unwrap_or_else(of_user)
+    let default = || std::env::temp_dir().join(format!("saas-{}", rustix::process::geteuid().as_raw()));
+    settings.worker_health_dir.clone().unwrap_or_else(default)
 }
 
-/// Creates the directory of the files. The default directory is in one that all users can write to. So only this user may
-/// change it: another user could hide that a worker hangs.
+/// Creates the directory of the files. All users can create files in the parent of the default directory (`/tmp`). So the
+/// default directory must belong to this user: in a directory of another user, that user could hide that a worker hangs.
 fn create_directory(settings: &WorkerHealth) -> io::Result<PathBuf> {
     let dir = directory(settings);
     if settings.worker_health_dir.is_some() {
@@ -92,7 +92,7 @@ fn create_directory(settings: &WorkerHealth) -> io::Result<PathBuf> {
 }
 
 fn refuse_directory_of_others(dir: &Path) -> io::Result<()> {
-    // Does not follow a symbolic link, which belongs to the user who has created it.
+    // Does not follow a symbolic link: another user could link to a directory of this user, and change the link later.
     let found = fs::symlink_metadata(dir)?;
     match found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() {
         true => Ok(()),
@@ -106,11 +106,12 @@ struct FoundFile {
     /// The id of the worker.
     id: String,
     is_running: bool,
-    /// The time since the worker has last reported progress.
+    /// The time since the last modification of the file: since the worker last reported progress.
     age: Duration,
 }
 
-/// Returns the files in a directory. Those that disappear meanwhile are left out.
+/// Returns the files of workers in a directory. Returns none if the directory does not exist. Skips files that another
+/// process removes meanwhile.
 fn list(dir: &Path) -> io::Result<Vec<FoundFile>> {
     let mut found = Vec::new();
     let entries = match fs::read_dir(dir) {
@@ -132,15 +133,15 @@ fn list(dir: &Path) -> io::Result<Vec<FoundFile>> {
 
 fn inspect(path: PathBuf, id: String) -> io::Result<FoundFile> {
     let file = File::open(&path)?;
-    // A shared lock, so that checks at the same time do not take each other for the worker.
+    // The check takes a shared lock, so that concurrent checks do not mistake each other's lock for that of the worker.
     let is_running = match file.try_lock_shared() {
         Ok(()) => false,
         Err(TryLockError::WouldBlock) => true,
         Err(TryLockError::Error(error)) => return Err(error),
     };
     let modified = file.metadata()?.modified()?;
-    // A time in the future means that the clock was set back. The difference counts as the age: a running worker reports
-    // again within a second.
+    // A time in the future means that the clock was set back. The difference counts as the age. A worker that makes progress
+    // writes the present time within a second.
     let age = SystemTime::now().duration_since(modified).unwrap_or_else(|early| early.duration());
     Ok(FoundFile { path, id, is_running, age })
 }
@@ -152,23 +153,23 @@ struct LivenessFile {
 }
 
 impl LivenessFile {
-    /// Creates the file, and removes those of workers that have ended without removing theirs.
+    /// Creates the file. Removes the files that killed workers have left in the directory.
     fn create(dir: &Path, worker: &str) -> io::Result<Self> {
         for dead in list(dir)?.iter().filter(|file| !file.is_running) {
             let _ = fs::remove_file(&dead.path);
         }
         let path = dir.join(format!("{PREFIX}{}{SUFFIX}", worker.replacen(':', "-", 1)));
         // The file gets its final name after it is locked, because a file without a lock counts as that of a dead worker.
-        let unnamed = path.with_extension("new");
-        let file = File::options().write(true).create_new(true).open(&unnamed)?;
-        let mut created = Self { path: unnamed, file };
+        let temporary = path.with_extension("new");
+        let file = File::options().write(true).create_new(true).open(&temporary)?;
+        let mut created = Self { path: temporary, file };
         created.file.lock()?;
         fs::rename(&created.path, &path)?;
         created.path = path;
         Ok(created)
     }
 
-    /// Returns whether the file was deleted, as programs that clean `/tmp` do.
+    /// Returns whether another program has deleted the file, such as one that cleans `/tmp`.
     fn is_deleted(&self) -> bool {
         self.file.metadata().is_ok_and(|found| found.nlink() == 0)
     }
@@ -183,6 +184,7 @@ impl Drop for LivenessFile {
 struct Reporter {
     settings: WorkerHealth,
     worker: String,
+    /// `None` before the first report, and after a failure to create the file.
     file: Option<LivenessFile>,
     reported_count: Option<u64>,
     /// Whether the last report has failed.
@@ -190,7 +192,8 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// Updates the modification time of the file if the count has changed.
+    /// Updates the modification time of the file if the count has changed. Creates the file if it is missing. Logs the first
+    /// of consecutive failures.
     fn report(&mut self, count: u64) {
         if self.reported_count.replace(count) == Some(count) {
             return;
@@ -232,7 +235,7 @@ mod tests {
         Reporter { settings, worker: worker.into(), file: None, reported_count: None, has_failed: false }
     }
 
-    /// Changes the time of the last report.
+    /// Sets the modification time of the file, which is the time of the last report.
     fn set_time(reporter: &Reporter, time: SystemTime) {
         reporter.file.as_ref().unwrap().file.set_modified(time).unwrap();
     }
@@ -242,13 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn only_progress_counts_as_a_report() {
+    fn a_worker_without_progress_is_unhealthy() {
         let dir = test_dir().unwrap();
         let mut worker = reporter(&dir, "7:abc");
         assert!(error_of(&worker).contains("no worker reports in"));
         worker.report(1);
         check(&worker.settings, MAX_AGE).unwrap();
-        // A time in the future is wrong too: the clock was set back.
+        // A time in the future counts as a missing report too: the clock was set back.
         for time in [SystemTime::now() - 2 * MAX_AGE, SystemTime::now() + 2 * MAX_AGE] {
             set_time(&worker, time);
             worker.report(1);
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_workers_and_deleted_files_do_not_matter() {
+    fn files_of_dead_workers_are_ignored_and_deleted_files_are_recreated() {
         let dir = test_dir().unwrap();
         let (mut worker, mut other) = (reporter(&dir, "7:abc"), reporter(&dir, "8:def"));
         worker.report(1);

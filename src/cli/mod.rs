@@ -55,8 +55,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let command = Cli::command();
-    // Parses the command line without settings first: it selects the command, and the command determines which settings are
-    // read.
+    // Parses the command line without settings first, because the command determines which settings are read.
     let bare = without_variables(command.clone());
     let given = match bare.clone().try_get_matches_from(&args) {
         Ok(given) => given,
@@ -67,12 +66,12 @@ pub fn main() -> ExitCode {
     environment.export_other_variables();
     let settings = environment.settings(&path, selected, given);
     let findings = settings.findings;
-    // `saas doctor` does not refuse: it reports the problems with its other findings.
+    // `saas doctor` runs in spite of the problems, and reports them with its other findings.
     let is_refused = !findings.problems.is_empty() && path != ["doctor"];
     if settings.uses_dev_servers {
         let _ = writeln!(std::io::stderr(), "using the servers of `saas dev`, which runs in this directory");
     }
-    // The options of a command follow its name.
+    // Inserts the flags of the settings after the names of the subcommands: before the arguments of the command line.
     let start = args.len().min(1 + path.len());
     drop(args.splice(start..start, settings.flags));
     let parsed = bare.try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
@@ -108,7 +107,8 @@ impl Cli {
     }
 }
 
-/// Reports the settings that cannot be parsed together with the `others` that a command refuses.
+/// Prints the settings that cannot be parsed, and `others`: the problems of parsed settings for which the command refuses to
+/// run. Returns exit code 2.
 fn refuse(findings: &Findings, others: Vec<String>) -> ExitCode {
     let others = others.iter().filter(|problem| !findings.explains(problem));
     let all: Vec<_> = findings.problems.iter().chain(others).map(String::as_str).collect();
@@ -135,7 +135,8 @@ fn select<'a>(
     (path, selected.0, selected.1)
 }
 
-/// Returns whether the command failed to write its own output. Errors of connections have a context and do not match.
+/// Returns whether the command failed because the reader of its output has closed the pipe. Errors of connections to servers
+/// do not match, because they are not of the type `std::io::Error`.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
@@ -147,7 +148,7 @@ impl Command {
         matches!(self, Self::Dev(_) | Self::Serve(_) | Self::Worker(_) | Self::Doctor(_))
     }
 
-    /// Returns what the command would refuse of the settings that could be parsed.
+    /// Returns the problems of the parsed settings for which the command would refuse to run.
     fn refused_settings(&self) -> Vec<String> {
         match self {
             Self::Serve(args) => args.refused_settings(),
@@ -176,12 +177,13 @@ impl Command {
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(work);
-    // Do not wait for a handler that blocks its thread.
+    // Does not wait for a job or a request that blocks its thread.
     runtime.shutdown_background();
     result
 }
 
-/// Prints clap's message, or the help that was asked for. The help shows the variables that are set.
+/// Prints the message of clap. If it is a help text, the printed help also has the environment variables with their values.
+/// Returns the exit code.
 fn print_usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let is_help =
         matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);

@@ -2,11 +2,11 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files that are not connections of clients or PostgreSQL: Redis, listeners, logs, SMTP.
+/// Number of open files reserved for everything but connections of clients and of PostgreSQL: Redis, listeners, logs, SMTP.
 const RESERVED_FILES: u64 = 64;
 
-/// Raises the limit of open files as far as the system permits. Returns how many of the `wanted` client connections fit
-/// into the limit, beside `database` connections to PostgreSQL.
+/// Raises the limit of open files as far as needed and as far as the system permits. Returns how many of the `wanted`
+/// client connections fit into the limit, beside `database` connections to PostgreSQL.
 pub(super) fn reserve_connections(wanted: u32, database: u32) -> usize {
     let before = getrlimit(Resource::Nofile);
     let reserved = RESERVED_FILES + u64::from(database);

@@ -9,7 +9,7 @@ use crate::{
     config::{Config, Core},
 };
 
-/// Print the OpenAPI document, for client generators and checks for changes.
+/// Print the OpenAPI document, to generate clients or to detect changes of the API.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  saas openapi > openapi.json")]
 pub(super) struct Args {

@@ -14,16 +14,16 @@ use crate::{
 /// Revoke an API key that has leaked.
 ///
 /// The key comes from standard input, so that it is neither in the history of the shell nor in the list of processes. Every
-/// replica refuses it within IDENTITY_CACHE_MS. The creator of the key and the owner of the organization get a mail. Fails if
-/// the key is not valid, or was revoked before.
+/// replica refuses the key within IDENTITY_CACHE_MS. The creator of the key and the owner of the organization get a mail.
+/// Fails if the key is not valid, has expired or is already revoked.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["key_stdin", "id"]))]
 #[command(after_help = "Examples:\n  saas revoke-key --key-stdin < leaked.txt\n  saas revoke-key --id 12")]
 pub(super) struct Args {
-    /// Read the key from standard input. If it is the one from before the last rotation, the present key stays valid.
+    /// Read the key from standard input. If it has the secret from before the last rotation, the present secret stays valid.
     #[arg(long)]
     key_stdin: bool,
-    /// The id of the key, as the API, the audit trail and the logs have it.
+    /// The id of the key, as shown by the API, the audit trail and the logs.
     #[arg(long)]
     id: Option<i64>,
     #[command(flatten)]

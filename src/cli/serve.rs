@@ -23,13 +23,14 @@ use crate::{
     services::{api_key_uses, session_uses},
 };
 
-/// Connections that may wait to be accepted. Clients beyond that retry after a second.
+/// Maximum number of connections that wait to be accepted. The system drops further requests to connect; the systems of the
+/// clients send them again after a second.
 const LISTEN_BACKLOG: u32 = 4_096;
 
 /// Serve the HTTP API in production.
 ///
-/// Refuses to start if a setting is unsafe, migrations are pending or an admin has the default password. On SIGTERM,
-/// running requests may finish. A second SIGTERM stops at once.
+/// Refuses to start if a setting is unsafe, migrations are pending or an admin has the default password. On SIGTERM, running
+/// requests have SHUTDOWN_TIMEOUT_SECONDS to finish. A second SIGTERM stops at once.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  SECRET_KEY=$(openssl rand -base64 32) \\\n  \
     DATABASE_URL=postgres://app:secret@db:5432/app REDIS_URL=redis://redis:6379/0 saas serve --host 0.0.0.0")]
@@ -46,7 +47,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// Returns what is invalid or unsafe in the settings that could be parsed.
+    /// Returns the problems of the parsed settings: invalid and unsafe values.
     pub(super) fn refused_settings(&self) -> Vec<String> {
         refused_settings(&self.config, Some(&self.http))
     }
@@ -59,7 +60,7 @@ impl Args {
         let shutdown = Shutdown::on_signals()?;
         let core = config.core.clone();
         let app = App::new(config)?;
-        // The port is closed meanwhile, so a readiness probe fails at once.
+        // The port is closed while the server waits for the database, so a readiness probe fails at once.
         let conn = tokio::select! {
             conn = wait_for_database(&app.config) => conn?,
             () = shutdown.graceful.cancelled() => return Ok(ExitCode::SUCCESS),
@@ -73,8 +74,8 @@ impl Args {
         refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
         warn_of_clock_difference(&app).await?;
-        // Without Redis, the API still serves requests that enqueue no jobs. A Redis that may lose jobs stops
-        // the server.
+        // While Redis is unavailable, the server runs: only requests that need Redis fail, such as enqueuing a job of a user. If
+        // Redis is not safe for jobs, the server stops.
         let (queue, redis) = (app.queue.clone(), app.config.redis.clone());
         let redis_refused = async move {
             wait_for_usable_redis(&queue, &redis).await?;
@@ -109,7 +110,7 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // Allows the port of a process that has just ended.
+    // Allows the port of a process that has just ended, whose connections are in the state TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(LISTEN_BACKLOG)?.into_std()
@@ -133,8 +134,8 @@ async fn check_migrations(app: &App, migrate: bool, conn: AsyncPgConnection) -> 
     Ok(())
 }
 
-/// Serves requests until a shutdown is requested. Then finishes running requests, and writes the last uses of sessions and
-/// API keys.
+/// Serves requests until a shutdown is requested. Then finishes running requests, and writes the times of use of sessions and
+/// API keys that are not in the database yet.
 ///
 /// # Errors
 /// If a setting is invalid or the listener fails.

@@ -23,7 +23,7 @@ const MAX_DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(4);
 /// process. Returns the connection.
 ///
 /// # Errors
-/// If PostgreSQL cannot be used after that time, or for a reason that no retry resolves, such as a wrong password.
+/// If PostgreSQL cannot be used within this time, or for a reason that no retry resolves, such as a wrong password.
 pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPgConnection> {
     let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
     let (deadline, mut pause) = (Instant::now() + limit, DATABASE_RETRY_INTERVAL);
@@ -32,8 +32,8 @@ pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPg
             Ok(conn) => return Ok(conn),
             Err(error) => error,
         };
-        let can_pass = error.downcast_ref::<ConnectFailure>().is_some_and(|failure| failure.is_transient);
-        if !can_pass || Instant::now() + pause >= deadline {
+        let is_temporary = error.downcast_ref::<ConnectFailure>().is_some_and(|failure| failure.is_transient);
+        if !is_temporary || Instant::now() + pause >= deadline {
             return Err(error);
         }
         if pause == DATABASE_RETRY_INTERVAL {
@@ -60,16 +60,17 @@ async fn connect(config: &Config) -> anyhow::Result<AsyncPgConnection> {
         }
         Err(error) => {
             tracing::warn!(error = chain(&error), "cannot read how many connections PostgreSQL has");
-            // The first connection may have ended, so this opens a new one.
+            // The error may have ended the connection, so this opens a new one.
             db::try_connect(&config.database).await
         }
     }
 }
 
-/// Refuses to serve organizations whose data PostgreSQL does not isolate.
+/// Checks that PostgreSQL isolates the data of organizations.
 ///
 /// # Errors
-/// If the role `saas_tenant` cannot be used, or is not restricted; the message has the statements that help.
+/// If the role `saas_tenant` cannot be used, lacks privileges or is not restricted. The message has the SQL statements that
+/// fix it.
 pub(super) async fn check_tenant_role(conn: &AsyncPgConnection) -> anyhow::Result<()> {
     let problems = db::tenant_role_problems(conn).await?;
     match problems.is_empty() {
@@ -78,11 +79,12 @@ pub(super) async fn check_tenant_role(conn: &AsyncPgConnection) -> anyhow::Resul
     }
 }
 
-/// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all permissions.
+/// Waits until Redis answers and accepts writes. Then checks its version, its configuration and the permissions of the user,
+/// and logs warnings.
 ///
 /// # Errors
-/// If Redis refuses the connection for good, is configured so that it may lose jobs, or denies an operation
-/// that the product needs.
+/// If no retry resolves the error, such as a wrong password; if Redis is too old, may evict jobs, or is a cluster and the
+/// prefix has no hash tag; or if the user lacks a permission.
 pub(super) async fn wait_for_usable_redis(queue: &Queue, settings: &Redis) -> anyhow::Result<()> {
     let mut logged = false;
     let server = settings.location();

@@ -1,7 +1,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Requests to stop this process, made by signals.
+/// The requests to stop this process that signals have made.
 #[derive(Clone, Default)]
 pub(super) struct Shutdown {
     /// Canceled by the first signal: finish what is running, then stop.

@@ -1,4 +1,4 @@
-//! What `saas serve` and `saas worker` check before they start.
+//! Checks and preparations before `saas serve`, `saas worker` and `saas dev` start.
 
 use std::net::IpAddr;
 
@@ -21,15 +21,15 @@ use crate::{
     },
 };
 
-/// What to do if there is no admin.
+/// Advice for messages that there is no admin.
 pub(super) const CREATE_ADMIN: &str = "run `saas create-admin --email you@example.com`";
 /// Largest accepted difference between the clocks of this machine and of the database, in seconds.
 const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 
-/// Refuses invalid settings, and those that are unsafe in production. Reports all of them together.
+/// Refuses settings that are invalid, or unsafe in production.
 ///
 /// # Errors
-/// If a setting is refused; the message names each one with its fix.
+/// If a setting is refused. The message names all refused settings, each with its fix.
 pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Result<()> {
     let invalid = invalid_settings(config, http);
     let unsafe_settings = config.unsafe_settings();
@@ -48,15 +48,15 @@ fn invalid_settings(config: &Config, http: Option<&Http>) -> Vec<String> {
     problems
 }
 
-/// Returns what [`check_settings`] would refuse.
+/// Returns the problems for which [`check_settings`] would fail.
 pub(super) fn refused_settings(config: &Config, http: Option<&Http>) -> Vec<String> {
     let mut problems = invalid_settings(config, http);
     problems.extend(config.unsafe_settings());
     problems
 }
 
-/// Refuses the settings of `saas dev` that are invalid. Databases that are not configured are not checked,
-/// because `saas dev` starts servers for them.
+/// Refuses the settings of `saas dev` that are invalid. The settings of PostgreSQL and of Redis are each checked only if
+/// they name a server, because `saas dev` starts a server otherwise.
 ///
 /// # Errors
 /// As [`check_settings`].
@@ -86,7 +86,7 @@ fn refuse(problems: Vec<String>, hint: &str) -> anyhow::Result<()> {
 /// one, [`create_first_admin`] creates no admin.
 ///
 /// # Errors
-/// If one of the two is invalid; the message names the setting.
+/// If the address or the password is invalid; the message names the setting.
 pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
     let email = &settings.first_superuser_email;
     EmailAddress::parse(email)
@@ -99,7 +99,8 @@ pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
     }
 }
 
-/// Creates the first admin if there is none and a password is chosen. Returns whether it was created.
+/// Creates the first admin if there is no admin, and `FIRST_SUPERUSER_PASSWORD` is set and not the default. Returns whether
+/// it was created.
 ///
 /// # Errors
 /// If the settings are invalid or the database does not answer.
@@ -142,8 +143,8 @@ pub(super) async fn migrate(
     Ok(applied)
 }
 
-/// Writes what existing accounts lack after a migration: the keys of their addresses, which SQL cannot compute, and personal
-/// organizations if the setting is on.
+/// Adds data that existing accounts may lack after a migration: the keys of their addresses, which SQL cannot compute, and
+/// their personal organizations if `PERSONAL_ORGANIZATIONS` is on.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -159,11 +160,12 @@ pub(super) async fn complete_data(
     Ok(())
 }
 
-/// Refuses to serve while an active admin has the default password. With `DEBUG` on and only this machine as
-/// a client, only logs a warning.
+/// Refuses to serve while an active admin has the default password. Only logs a warning if `DEBUG` is on and no other machine
+/// can connect to `host`.
 ///
 /// # Errors
-/// If there is such an admin; the message has the fix.
+/// If an active admin has the default password, unless only a warning is logged; the message has the fix. Also if the
+/// database does not answer.
 pub(super) async fn refuse_default_password(app: &App, host: IpAddr) -> anyhow::Result<()> {
     let admins = admin_password::find_default_passwords_at_start(app).await?;
     let Some(problem) = default_password_problem(&admins) else { return Ok(()) };
@@ -174,8 +176,8 @@ pub(super) async fn refuse_default_password(app: &App, host: IpAddr) -> anyhow::
     bail!("refusing to start: {problem}")
 }
 
-/// Returns a message about the admins with the default password, with the fix. `None` if there is no such
-/// admin.
+/// Returns a message about the admins with the default password, with the fix. `admins` are their addresses; `None` if
+/// there are none.
 pub(super) fn default_password_problem(admins: &[String]) -> Option<String> {
     let first = admins.first()?;
     Some(format!(
@@ -185,7 +187,7 @@ pub(super) fn default_password_problem(admins: &[String]) -> Option<String> {
     ))
 }
 
-/// Logs a difference between the clock of this machine and that of the database.
+/// Logs a warning if the clocks of this machine and of the database differ by more than [`MAX_CLOCK_OFFSET_SECONDS`].
 ///
 /// # Errors
 /// If the database does not answer.
@@ -197,8 +199,9 @@ pub(super) async fn warn_of_clock_difference(app: &App) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Compares the clock of this machine with that of the database, and describes a difference with the fix. Access tokens
-/// contain times, so the clocks of all replicas must agree.
+/// Compares the clock of this machine with that of the database. Returns the rest of a sentence about this clock, with the
+/// fix; `None` if the difference is at most [`MAX_CLOCK_OFFSET_SECONDS`]. Access tokens contain times, so the clocks of all
+/// replicas must agree.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -217,14 +220,14 @@ pub(super) fn is_loopback(host: IpAddr) -> bool {
     host.to_canonical().is_loopback()
 }
 
-/// Logs settings that work, but are unsafe in production or probably not what was meant.
+/// Logs settings that work, but are unsafe in production or probably not intended.
 pub(super) fn log_warnings(config: &Config, findings: &Findings) {
     for warning in config.warnings().iter().chain(&weaknesses(config, findings)) {
         tracing::warn!("{warning}");
     }
 }
 
-/// Returns the settings that are unsafe in production or misspelled but do not stop a process, each with its fix.
+/// Returns warnings about settings that are unsafe in production or misspelled, each with the fix. They do not stop a process.
 pub(super) fn weaknesses(config: &Config, findings: &Findings) -> Vec<String> {
     let mut weaknesses = config.weaknesses();
     weaknesses.extend(findings.exposed_secrets());

@@ -20,9 +20,9 @@ use crate::{
 /// Run background jobs.
 ///
 /// Any number of workers may share a queue. Every worker also takes the product's own jobs, such as emails to users, from
-/// the queue `system`: before all other jobs, and with one slot kept free for them; --system-queue=false turns that
-/// off. On SIGTERM, running jobs may finish within the grace period, and the others go back to the queue. A second
-/// SIGTERM stops at once and returns all jobs to the queue.
+/// the queue `system`: before all other jobs, and with one slot kept free for them; --system-queue=false turns this
+/// off. On SIGTERM, running jobs have WORKER_SHUTDOWN_GRACE_SECONDS to finish, and unfinished jobs go back to the queue. A
+/// second SIGTERM stops at once and returns all jobs to the queue.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas worker --queues critical,default   take from critical first\n  \
     saas worker --queues critical:6,low:1   prefer critical in six of seven cases\n  \
@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Exit when the queues are empty.
     #[arg(long)]
     burst: bool,
-    /// Leave delayed jobs, cron jobs and the jobs of dead workers to the other workers.
+    /// Do not move delayed jobs that are due, cron jobs and the jobs of dead workers to the queues. Another worker must do it.
     #[arg(long)]
     no_scheduler: bool,
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// Returns what is invalid or unsafe in the settings that could be parsed.
+    /// Returns the problems of the parsed settings: invalid and unsafe values.
     pub(super) fn refused_settings(&self) -> Vec<String> {
         refused_settings(&self.config, None)
     }
@@ -75,7 +75,7 @@ pub(super) fn reserved_queue(settings: &config::Worker) -> Option<ReservedQueue>
     settings.system_queue.then(|| ReservedQueue { name: jobs::SYSTEM_QUEUE.to_owned(), slots: 1 })
 }
 
-/// Returns how much Redis keeps about ended jobs.
+/// Returns the limits of the records of ended jobs in Redis.
 pub(super) fn retention(settings: &config::Worker) -> Retention {
     Retention {
         outcomes: settings.queue_max_outcomes,
@@ -84,8 +84,8 @@ pub(super) fn retention(settings: &config::Worker) -> Retention {
     }
 }
 
-/// Runs jobs until a shutdown is requested. Shows in a file that the worker is running, also while it waits for PostgreSQL
-/// or Redis: a restart would not help then.
+/// Runs jobs until a shutdown is requested. Updates the liveness file of the worker, also while the worker waits for
+/// PostgreSQL or Redis: it counts as healthy then, because a restart would not help.
 ///
 /// # Errors
 /// If PostgreSQL or Redis cannot be used, or the worker fails.
@@ -100,21 +100,21 @@ pub(super) async fn work(
             tracing::warn!(queue = name, "no job of this product uses this queue: check the name");
         }
     }
-    let sends_mails = options.reserved.is_some();
+    let runs_system_jobs = options.reserved.is_some();
     let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
     let liveness = worker.liveness();
     let _reports = liveness_file::report_regularly(health.clone(), worker.id(), liveness.clone());
     let ready = async {
-        // Jobs without a database would only use up their attempts.
+        // The worker runs no job before PostgreSQL can be used: the jobs would only use up their attempts.
         let conn = wait_for_database(&app.config).await?;
-        // The migrations create the role, so it is checked only if none is pending.
+        // The migrations create the role `saas_tenant`, so it is checked only if no migration is pending.
         if migrations::pending(&conn).await?.is_empty() {
             check_tenant_role(&conn).await?;
         }
         drop(conn);
         wait_for_usable_redis(&app.queue, &app.config.redis).await?;
-        // Mails may have waited for a mail server, which this worker now has.
-        if sends_mails && let Err(error) = sweep(&app).await {
+        // Enqueues the jobs of the outbox now, for example mails that have waited until SMTP_URL was set.
+        if runs_system_jobs && let Err(error) = sweep(&app).await {
             tracing::warn!(
                 error = chain(&error),
                 "cannot enqueue the jobs of the outbox; retrying in a minute"

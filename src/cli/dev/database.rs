@@ -1,7 +1,7 @@
 //! What `saas dev` writes into the database before it serves: migrations and the first admin.
 //!
-//! `saas dev` always does both in its private database. An external database may be shared or in production. So `saas dev`
-//! migrates it only if the developer asks for that, and never creates an admin with the default password there.
+//! `saas dev` always writes both into its private database. An external database may be shared or in production. So `saas
+//! dev` migrates it only if the developer confirms, and never creates an admin with the default password in it.
 
 use std::io::{IsTerminal, Write};
 
@@ -17,11 +17,12 @@ use crate::{
     services::admins::{EnsureAdminOutcome, ensure_admin},
 };
 
-/// Returns whether to apply the pending migrations of an external database. Asks the developer on a terminal. Writes
-/// nothing.
+/// Returns whether to apply the pending migrations of an external database: `true` if the developer confirms on the terminal,
+/// `false` if no migration is pending. Does not change the database.
 ///
 /// # Errors
-/// If the database cannot be reached, or if it has pending migrations that the developer does not want to apply.
+/// If the database cannot be reached, or has pending migrations that the developer does not confirm. Without a terminal, the
+/// developer cannot confirm.
 pub(super) async fn confirm_migrations(database: &Database) -> anyhow::Result<bool> {
     let conn = db::connect(database).await?;
     let pending = migrations::pending(&conn).await?;
@@ -49,7 +50,8 @@ pub(super) async fn confirm_migrations(database: &Database) -> anyhow::Result<bo
     )
 }
 
-/// Creates the admin of the settings in the private database unless the user exists. Returns how to log in.
+/// Creates the admin of the settings in the private database unless the user exists. Returns the text of the banner about the
+/// login.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -63,7 +65,7 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     if admin == EnsureAdminOutcome::NotAdmin {
         return Ok(format!("{email} is not an admin: run `saas create-admin --promote`"));
     }
-    // A password that was set is not shown.
+    // The terminal does not show a password that the developer has set.
     if password != DEFAULT_ADMIN_PASSWORD {
         return Ok(format!("{email} / the value of FIRST_SUPERUSER_PASSWORD"));
     }
@@ -81,8 +83,8 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     })
 }
 
-/// Creates the first admin in an external database as `saas serve` does: if there is none, and if
-/// `FIRST_SUPERUSER_PASSWORD` is not the default. Returns how to log in.
+/// Creates the first admin in an external database as `saas serve` does: if there is no admin, and
+/// `FIRST_SUPERUSER_PASSWORD` is set and not the default. Returns the text of the banner about the login.
 ///
 /// # Errors
 /// As [`create_first_admin`].

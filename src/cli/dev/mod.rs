@@ -32,16 +32,16 @@ use crate::{
     security,
 };
 
-/// Longest time to finish requests and jobs on Ctrl-C, in seconds. A developer does not want to wait.
+/// Maximum time to finish requests and jobs on Ctrl-C, in seconds. A developer does not want to wait.
 const MAX_SHUTDOWN_SECONDS: u64 = 3;
-/// Minimum length of a key. A shorter file was not written completely.
+/// Minimum length of a key, in characters. A file with fewer was not written completely, and is replaced.
 const MIN_KEY_CHARS: usize = 32;
 
 /// Run the whole product in this terminal, for development.
 ///
-/// Starts a private PostgreSQL and Redis unless DATABASE_URL and REDIS_URL are set, applies migrations, creates the admin,
-/// and runs the API and a worker. All data is in `.saas`. Ctrl-C stops everything that was started. Meanwhile, the other
-/// commands use these servers if they run in the same directory and no others are configured.
+/// Starts a private PostgreSQL and a private Redis, each unless the settings name a server. Applies migrations, creates the
+/// admin, and runs the API and a worker. All data is in `.saas`. Ctrl-C stops everything that was started. While `saas dev`
+/// runs, the other commands in the same directory use these servers, unless the settings name others.
 ///
 /// A database that you configure is migrated only if you confirm it or add --migrate, and gets no admin with the default
 /// password.
@@ -53,7 +53,7 @@ pub(super) struct Args {
     /// Delete the data of earlier runs, then start.
     #[arg(long)]
     reset: bool,
-    /// Apply pending migrations to a configured database. The private one is always migrated.
+    /// Apply pending migrations to a configured database. The private database is always migrated.
     #[arg(long)]
     migrate: bool,
     /// Directory of the servers' data, the captured mails and the keys of this project.
@@ -181,13 +181,14 @@ impl Args {
     }
 }
 
-/// Creates the directory of captured mails, private to this user: a link in a mail can set a password.
+/// Creates the directory of captured mails, which only this user can read: a link in a mail can set a password.
 fn create_mail_dir(dir: &Path) -> io::Result<()> {
     dev::create_private_dir(dir)?;
     dev::make_files_private(dir, "eml")
 }
 
-/// Returns a key of this project, created on the first run. Tokens stay valid after a restart.
+/// Returns a random key, stored in the file `name` of the state directory `dir`. The first run creates the file, so tokens
+/// and encrypted values stay valid after a restart.
 fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
     let path = dir.join(name);
     if let Ok(key) = fs::read_to_string(&path)
@@ -201,10 +202,11 @@ fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
     Ok(key.into())
 }
 
-/// Creates the first admin: in the private database, or in an external one under stricter rules. Returns how to log in.
+/// Creates the first admin: in the private database, or in an external one under stricter rules. Returns the text of the
+/// banner about the login.
 ///
 /// # Errors
-/// If other machines can connect and an admin has the default password.
+/// If other machines can connect and an admin has the default password, or the database does not answer.
 async fn create_admin(app: &App, is_private: bool, host: IpAddr) -> anyhow::Result<String> {
     if !is_private {
         refuse_default_password(app, host).await?;
@@ -233,7 +235,7 @@ fn refuse_public_default(host: IpAddr, admin: &FirstAdmin) -> anyhow::Result<()>
     )
 }
 
-/// Returns the URL of a local server, as this machine reaches it.
+/// Returns the URL at which this machine reaches a server that listens on the address.
 fn own_url(address: SocketAddr) -> String {
     let ip = address.ip().to_canonical();
     match ip.is_loopback() || ip.is_unspecified() {

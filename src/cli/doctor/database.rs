@@ -1,4 +1,4 @@
-//! The checks of the PostgreSQL server and of the way to it.
+//! The checks of the PostgreSQL server and of the connections to it.
 
 use anyhow::{Context, bail};
 use diesel_async::AsyncPgConnection;
@@ -13,12 +13,12 @@ use crate::{
     db::{self, ConnectionBudget},
 };
 
-/// Names a database of a running server. All roles may read this.
+/// Selects a text that is the same for all connections to one database of a running server. All roles may run the query.
 const WHICH_DATABASE: &str =
     "SELECT current_database() || ' of the server that started at ' || pg_postmaster_start_time() AS value";
 
 impl Args {
-    /// Compares the connections of the server with those that a process opens.
+    /// Compares the number of connections that the server allows with the number that a process opens.
     pub(super) async fn connections(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let budget = ConnectionBudget::read(conn, self.config.database_pool.database_pool_size).await?;
         match budget.problem() {
@@ -29,7 +29,7 @@ impl Args {
     }
 }
 
-/// Asks for the version, and whether the server accepts writes. `target_session_attrs` can allow a standby.
+/// Reads the version, and checks that the server accepts writes: `target_session_attrs` can allow a standby.
 pub(super) async fn server(conn: &AsyncPgConnection, settings: &Database) -> anyhow::Result<Finding> {
     let version = query_text(conn, "SELECT current_setting('server_version') AS value").await?;
     if !db::accepts_writes(conn).await? {
@@ -42,7 +42,7 @@ pub(super) async fn server(conn: &AsyncPgConnection, settings: &Database) -> any
     Ok(Passed(format!("PostgreSQL {version} answers and accepts writes")))
 }
 
-/// Checks that migrations get a session of their own, in the database of the product.
+/// Checks that migrations connect without a pooler, which would share their session, and to the database of the product.
 pub(super) async fn session(conn: &AsyncPgConnection, settings: &Database) -> anyhow::Result<Finding> {
     let direct = match db::connect_directly(settings).await {
         Ok(direct) => direct,

@@ -31,10 +31,10 @@ use crate::{
 
 /// Check that the product can run here.
 ///
-/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, its connections, migrations,
-/// privileges, tenants, admins, addresses, Redis, cache, clock, disk. The settings are those of `saas serve` and `saas
-/// worker`. While `saas dev` runs in this directory, and no other servers are configured, its servers are checked.
-/// Exits with 1 if a check fails.
+/// Prints one line for each result, and the fix beside each failure: settings, HTTP, mail, links, two-factor, PostgreSQL, its
+/// connections, session, migrations, privileges, tenants, admins, outbox, addresses, clock, Redis, cache, disk. The settings
+/// are those of `saas serve` and `saas worker`. While `saas dev` runs in this directory, and no other servers are configured,
+/// its servers are checked. Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  saas doctor\n  saas doctor --generate-secret    print a value for SECRET_KEY or TWO_FACTOR_KEY"
@@ -43,7 +43,7 @@ pub(super) struct Args {
     /// Print a new random key and exit.
     #[arg(long)]
     generate_secret: bool,
-    // These two groups are only parsed: the findings contain the values that cannot be parsed.
+    // No check reads `_listen` and `_worker`. The command has these arguments so that `Findings` includes their invalid values.
     #[command(flatten)]
     _listen: Listen,
     #[command(flatten)]
@@ -63,16 +63,16 @@ use Finding::{Passed, Warning};
 
 const MIN_FREE_DISK_MB: u64 = 512;
 
-/// Maximum number of jobs of the outbox that are counted.
+/// Maximum number of jobs of each kind that are counted in the outbox.
 const MAX_COUNTED_JOBS: i64 = 1_000;
 /// Maximum number of prefixes with jobs that are listed.
 const MAX_LISTED_PREFIXES: usize = 5;
 /// Maximum number of accounts without an address key that are listed.
 const MAX_LISTED_ADDRESSES: i64 = 20;
-/// Maximum number of admins whose passwords are verified, those with the newest passwords first.
+/// Maximum number of admins whose passwords are verified. The admins with the newest passwords come first.
 const MAX_CHECKED_ADMINS: u32 = 100;
 
-/// Prints the result of each check, and counts the failures.
+/// Prints the results of the checks, and counts the failures.
 struct Report<'a> {
     failures: u32,
     findings: &'a Findings,
@@ -92,7 +92,7 @@ impl Report<'_> {
         };
         let places = self.findings.places_of(&text);
         let places = if places.is_empty() { String::new() } else { format!(" ({})", places.join("; ")) };
-        // Joins the lines of the text: a message of a library may have several lines.
+        // Joins the lines of the text, because a message of a library may have several.
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         // If standard output is closed, the exit code still reports the failure.
         let _ = writeln!(std::io::stdout(), "{mark}  {name:<11} {text}{places}");
@@ -110,7 +110,7 @@ impl Args {
         match db::connect(&self.config.database).await {
             Ok(conn) => {
                 report.add("database", database::server(&conn, &self.config.database).await);
-                // Connections are counted before the next check, which opens another one.
+                // Counts the connections before the next check, which opens another connection.
                 report.add("connections", self.connections(&conn).await);
                 report.add("session", database::session(&conn, &self.config.database).await);
                 let migrated = check_migrations(&conn).await;
@@ -143,7 +143,7 @@ impl Args {
         Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Looks for active admins with the default password, and whether there is an admin.
+    /// Checks that there is an admin, and that no active admin has the default password.
     async fn check_admins(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let password = self.config.auth.admin.chosen_password();
         if !User::any_admin(conn).await? {
@@ -163,8 +163,8 @@ impl Args {
         }
     }
 
-    /// Counts the jobs of the outbox. A job leaves the outbox within two minutes, unless it is a mail and there is no mail
-    /// server.
+    /// Counts the jobs of the outbox. While workers and Redis run, a job leaves the outbox within two minutes. Exceptions are
+    /// mails without a mail server, and jobs that were set aside for an operator.
     async fn check_outbox(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let waiting = job_relay::count(conn, MAX_COUNTED_JOBS).await?;
         let number = |count: usize| {
@@ -212,7 +212,8 @@ async fn check_migrations(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     }
 }
 
-/// Looks for accounts that share an address in different spellings, or whose address is not valid any more.
+/// Looks for accounts without an address key: they share an address in different spellings, this release does not accept
+/// their address, or `saas migrate up` has not computed the key yet.
 async fn check_addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let (list, total) = email_keys::list_missing_keys(conn, MAX_LISTED_ADDRESSES).await?;
     if total == 0 {
@@ -284,7 +285,8 @@ async fn check_redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Findi
     Ok(list)
 }
 
-/// Checks that the Redis of the cache answers and accepts writes. It may evict, and needs no persistence.
+/// Checks that the separate Redis of the cache answers and accepts writes. This server may evict keys and lose its data, so
+/// its configuration is not checked.
 async fn check_cache(settings: &Redis) -> anyhow::Result<Finding> {
     let pool = RedisPool::new(settings)?;
     let (name, server) = (settings.setting_name(), settings.location());

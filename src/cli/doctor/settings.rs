@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Args {
-    /// Returns whether mails are sent or captured.
+    /// Returns whether mails are sent by SMTP or, with `DEBUG` on, captured as files.
     pub(super) fn sends_mail(&self) -> bool {
         self.config.core.debug || self.config.mail.smtp_url.is_set()
     }
@@ -65,7 +65,7 @@ impl Args {
     }
 }
 
-/// Fails with all problems if there are any.
+/// Returns the finding, or an error with all problems if there are any.
 fn fail_if_any(problems: Vec<String>, finding: impl FnOnce() -> Finding) -> anyhow::Result<Finding> {
     match problems.is_empty() {
         true => Ok(finding()),

@@ -1,18 +1,19 @@
 //! The format of `.env`.
 //!
-//! A line is `NAME=value`, a comment or blank. Values are literal; an ambiguous value is refused with its line number.
-//! Shells, Compose and libraries disagree about `$`, `#`, backslashes and quotes in the middle of a value, so a password
-//! would silently differ between them.
+//! A line is `NAME=value`, a comment or blank. An ambiguous value is refused with its line number: shells, Compose and
+//! libraries disagree about `$`, `#`, backslashes and quotes in the middle of a value, so a password would silently differ
+//! between them.
 //!
 //! - Without quotes, a value has no spaces, no backslash and no `#` after a space; a comment may follow after ` # `, except
 //!   after a secret. A JSON list may have spaces and quotes.
 //! - In single quotes, all characters are literal. In double quotes, `\n` is a line feed, and `\` escapes `"`, `'`, `\`, `$`
 //!   and a space. Values in quotes may have several lines.
-//! - `${NAME}` is replaced, except in single quotes, if the environment or an earlier line sets NAME.
+//! - `${NAME}` is replaced by the value of NAME in the environment or in an earlier line, except in single quotes. If neither
+//!   sets NAME, the value is refused.
 
 use std::{fs, io, path::Path};
 
-/// The variables of a file, and what is wrong with it.
+/// The variables of a file, and the problems of its lines.
 #[derive(Debug, Default)]
 pub(super) struct Dotenv {
     pub(super) variables: Vec<Variable>,
@@ -35,12 +36,12 @@ pub(super) struct Problem {
     pub(super) text: String,
 }
 
-const DOLLAR: &str = "has a $, which begins the name of a variable: put the value into single quotes";
-const COMMENT: &str =
+const DOLLAR_PROBLEM: &str = "has a $, which begins the name of a variable: put the value into single quotes";
+const COMMENT_PROBLEM: &str =
     "has a #, which begins a comment: put the value into single quotes, and a comment on a line of its own";
 
-/// Reads a file. A missing file has no variables. `is_secret` returns whether a variable is secret: its value is not cut at
-/// something that looks like a comment.
+/// Reads a file. A missing file has no variables. `is_secret` returns whether a variable is a secret: a comment after a secret
+/// is refused, because it may be a part of the secret.
 pub(super) fn read(path: &Path, is_secret: &dyn Fn(&str) -> bool) -> Dotenv {
     let unreadable =
         |text: String| Dotenv { variables: Vec::new(), problems: vec![Problem { name: None, text }] };
@@ -82,7 +83,7 @@ fn parse(text: &str, is_secret: &dyn Fn(&str) -> bool) -> Dotenv {
     file
 }
 
-/// Returns the name that a line sets, and where its value begins.
+/// Returns the name of the variable that a line sets, and the position of its value in bytes.
 fn parse_assignment(line: &str) -> Result<(&str, usize), &'static str> {
     let start = line.trim_start();
     // A variable may have the name `export`.
@@ -156,7 +157,7 @@ fn parse_unquoted(text: &str, is_secret: bool, file: &Dotenv) -> Result<String, 
             let (value, comment) = (text[..at].trim_end(), &text[at + 1..]);
             let is_comment = comment.is_empty() || comment.starts_with([' ', '\t', '#']);
             if !is_comment || (is_secret && !value.is_empty()) {
-                return Err(COMMENT);
+                return Err(COMMENT_PROBLEM);
             }
             value
         }
@@ -190,13 +191,13 @@ fn comment_start(text: &str) -> Option<usize> {
 /// Returns the value of the `${NAME}` at the beginning of a text, and the length of the reference.
 fn expand_reference(text: &str, file: &Dotenv) -> Result<(String, usize), &'static str> {
     let inside = text.strip_prefix("${").and_then(|rest| rest.split_once('}'));
-    let name = inside.map(|(name, _)| name).filter(|name| is_name(name)).ok_or(DOLLAR)?;
+    let name = inside.map(|(name, _)| name).filter(|name| is_name(name)).ok_or(DOLLAR_PROBLEM)?;
     let value = match std::env::var(name) {
         Ok(value) => Some(value),
         Err(_) => file.get(name).map(|variable| variable.value.clone()),
     };
     // The `$` and the braces are three bytes.
-    Ok((value.ok_or(DOLLAR)?, name.len() + 3))
+    Ok((value.ok_or(DOLLAR_PROBLEM)?, name.len() + 3))
 }
 
 impl Dotenv {
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_what_is_written() {
+    fn values_are_read_as_written() {
         for (text, wanted) in [
             ("A=b", "b"),
             ("\u{feff}A=b\r\n", "b"),
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_change_a_value_is_refused_with_its_line() {
+    fn ambiguous_values_are_refused_with_their_line() {
         for (line, why) in [
             ("MY_PASSWORD=hunter2$x", "single quotes"),
             ("MY_PASSWORD=hunter2$", "single quotes"),

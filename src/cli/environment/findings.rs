@@ -5,12 +5,13 @@ use std::{fmt, path::PathBuf};
 /// The problems and warnings that were found while the settings were read.
 #[derive(Default)]
 pub(in crate::cli) struct Findings {
-    /// Values that cannot be read, each with the place that it comes from.
+    /// Messages about values that cannot be read, each with the place of the value.
     pub(in crate::cli) problems: Vec<String>,
     pub(in crate::cli) warnings: Vec<String>,
-    /// Settings whose value does not come from the environment variable with their name, each with the place of the value.
+    /// Names of the settings whose value does not come from the environment variable of the same name, each with the place of
+    /// the value.
     pub(super) places: Vec<(String, String)>,
-    /// The flags of the command line whose values are secrets.
+    /// The names of the flags whose values are secrets and were given on the command line.
     pub(super) exposed: Vec<String>,
 }
 
@@ -22,8 +23,8 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Describes the place, unless it is the variable of the setting.
-    pub(super) fn unless_variable(&self, setting: &str) -> Option<String> {
+    /// Describes the place. `None` if it is the environment variable with the name of the setting.
+    pub(super) fn describe_unusual(&self, setting: &str) -> Option<String> {
         match self {
             Self::Variable(name) if name == setting => None,
             Self::Variable(name) => Some(format!("the variable {name}")),
@@ -45,8 +46,8 @@ impl fmt::Display for Place {
 }
 
 impl Findings {
-    /// Returns whether these findings explain `problem`, which begins with the name of a setting: the setting
-    /// counts as not set because its value cannot be read.
+    /// Returns whether `problem` only follows from one of these problems. `problem` begins with the name of a setting. If the
+    /// value of this setting cannot be read, the setting counts as not set, and the later checks report that.
     pub(in crate::cli) fn explains(&self, problem: &str) -> bool {
         let name = problem.split(' ').next();
         let is_name = |c: char| c.is_alphanumeric() || c == '_';
@@ -63,14 +64,15 @@ impl Findings {
         })
     }
 
-    /// Returns where the settings that a message names come from, such as `DATABASE_URL is from line 3 of .env`.
+    /// Returns the place of each setting that a message names, such as `DATABASE_URL is from line 3 of .env`. Leaves out
+    /// settings from the environment variable of the same name.
     pub(in crate::cli) fn places_of(&self, message: &str) -> Vec<String> {
         let named = self.places.iter().filter(|(name, _)| mentions(message, name));
         named.map(|(name, place)| format!("{name} is from {place}")).collect()
     }
 }
 
-/// Returns whether a text contains a name that is not a part of a longer name.
+/// Returns whether a text contains `name` as a whole word, not as a part of a longer name.
 fn mentions(text: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.match_indices(name)

@@ -1,14 +1,14 @@
 //! Where the values of settings come from: the environment, files with secrets, `.env`, and a running `saas dev`.
 //!
-//! The values of the selected command become flags of its command line. So a setting is read only by a command that uses
-//! it, and the environment of the process, which its children inherit, gets no secret.
+//! The settings of the selected command become flags of its command line. So a setting is read only by a command that uses
+//! it. Secrets from `.env` and from files are not added to the environment of the process, which its children inherit.
 //!
 //! | file | concern |
 //! |---|---|
 //! | `dotenv` | the format of `.env` |
 //! | `names` | the names of all variables |
 //! | `value` | the normal form of a value |
-//! | `findings` | what is reported |
+//! | `findings` | the problems and warnings, and the places of values |
 
 mod dotenv;
 mod findings;
@@ -54,19 +54,19 @@ pub(super) struct Settings {
     uses_dev_database: bool,
 }
 
-/// A value, and where it comes from.
+/// A value, and the place that it comes from.
 struct Found {
     value: OsString,
     place: Place,
 }
 
-/// Returns the command without its environment variables.
+/// Returns the command with arguments that clap does not read from the environment.
 pub(super) fn without_variables(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(without_variables)
 }
 
-/// Chooses the variable that the help of each argument shows: the present name or, if only that is set, the name of an
-/// earlier release. A blank variable counts as not set.
+/// Chooses the variable that the help of each argument shows with its value: the present name or, if only the name of an
+/// earlier release is set, that name. If the variable is blank, the help shows no variable, since clap would refuse the value.
 pub(super) fn with_variables(command: clap::Command) -> clap::Command {
     command.mut_args(choose_variable).mut_subcommands(with_variables)
 }
@@ -93,7 +93,7 @@ fn is_blank(value: &OsStr) -> bool {
 }
 
 impl Environment {
-    /// Reads `.env` from the working directory. `command` has the settings of all commands.
+    /// Reads `.env` from the working directory. `command` is the root command, whose subcommands define the settings.
     pub(super) fn read(command: &clap::Command) -> Self {
         let names = Names::of(command);
         let dotenv = dotenv::read(Path::new(DOTENV_FILE), &|name| names.is_secret(name));
@@ -109,7 +109,7 @@ impl Environment {
         let _ = dotenvy::from_read(lines.collect::<String>().as_bytes());
     }
 
-    /// Returns the settings of a command. `given` are the arguments of its command line, which win.
+    /// Returns the settings of a command. `given` has the arguments of the command line, which take precedence.
     pub(super) fn settings(&self, path: &[&str], command: &clap::Command, given: &ArgMatches) -> Settings {
         let mut settings = Settings::default();
         let mut unset = Vec::new();
@@ -132,20 +132,24 @@ impl Environment {
         if reads_settings {
             self.report_lines(&mut settings.findings);
         }
-        // `saas dev` starts servers of its own.
+        // `saas dev` starts its own servers. With DEBUG=false, the settings are those of production.
         if path != ["dev"] && !self.is_debug_off(given) {
             let has_database =
                 command.get_arguments().any(|arg| arg.get_env() == Some(OsStr::new("DATABASE_URL")));
             settings.add_dev_servers(&unset, has_database);
         }
-        // The private databases of `saas dev` are not checked for production.
+        // With the private database of `saas dev`, `saas doctor` omits the checks for production.
         if path == ["doctor"] && settings.uses_dev_database && unset.contains(&"DEBUG") {
             settings.flags.push("--debug=true".into());
         }
         settings
     }
 
-    /// Returns the value of a setting, by its own name or an old one.
+    /// Returns the value of a setting: from the variable with its name or a name of an earlier release or, for a secret, from
+    /// the file that `<NAME>_FILE` names.
+    ///
+    /// # Errors
+    /// A message if both a variable and a file are set, or the file cannot be read.
     fn find(&self, name: &str, is_secret: bool) -> Result<Option<Found>, String> {
         let direct =
             self.variable(name).or_else(|| old_names(name).find_map(|old_name| self.variable(old_name)));
@@ -164,7 +168,8 @@ impl Environment {
         }
     }
 
-    /// Returns a variable. A blank variable of the environment counts as not set, even if `.env` has a value for it.
+    /// Returns the value of a variable, from the environment or else from `.env`. A variable that is blank in the environment
+    /// counts as not set, even if `.env` has a value for it.
     fn variable(&self, name: &str) -> Option<Found> {
         let found = match (std::env::var_os(name), self.dotenv.get(name)) {
             (Some(value), _) => Found { value, place: Place::Variable(name.to_owned()) },
@@ -195,7 +200,8 @@ impl Environment {
         }
     }
 
-    /// Returns whether `DEBUG` is set to a value that turns it off, as for production.
+    /// Returns whether the command line, the environment or `.env` sets `DEBUG` to false. Without a value, `DEBUG` is off too,
+    /// but this returns `false`.
     fn is_debug_off(&self, given: &ArgMatches) -> bool {
         if let Ok(Some(debug)) = given.try_get_one::<bool>("debug")
             && given.value_source("debug") == Some(ValueSource::CommandLine)
@@ -209,10 +215,10 @@ impl Environment {
 }
 
 impl Settings {
-    /// Adds the value of a setting, or why the command cannot use it.
+    /// Adds the flag for a setting, or the problem if its value is invalid.
     fn add(&mut self, name: &str, arg: &Arg, found: &Found) {
         let Some(long) = arg.get_long() else { return };
-        if let Some(place) = found.place.unless_variable(name) {
+        if let Some(place) = found.place.describe_unusual(name) {
             self.findings.places.push((name.to_owned(), place));
         }
         let mut flag = OsString::from(format!("--{long}="));
@@ -223,19 +229,19 @@ impl Settings {
         }
     }
 
-    /// Adds the servers of the `saas dev` that runs in this directory, for each database that is not
-    /// configured.
+    /// Adds the URLs of the private servers of a `saas dev` that runs in this directory: of PostgreSQL and of Redis, each if it
+    /// is not configured. `unset` has the names of the settings without a value.
     fn add_dev_servers(&mut self, unset: &[&str], has_database: bool) {
         let is_unset = |names: &[&str]| names.iter().all(|name| unset.contains(name));
-        // Migrations would go to DATABASE_DIRECT_URL, which belongs to another database.
+        // With DATABASE_DIRECT_URL, which belongs to another database, migrations would change that database.
         let database = is_unset(&["DATABASE_URL", "POSTGRES_SERVER", "DATABASE_DIRECT_URL"]);
         let redis = is_unset(&["REDIS_URL", "REDIS_HOST"]);
         if !database && !redis {
             return;
         }
         let Some(servers) = RunningServers::find(Path::new(DEFAULT_STATE_DIR)) else { return };
-        // The Redis server of `saas dev` belongs to its own database, so it is not used with a configured
-        // database.
+        // The jobs in the Redis of `saas dev` refer to the database of `saas dev`. So a command with another database does not
+        // use this Redis.
         if has_database && !database && servers.database_url.is_some() {
             return;
         }

@@ -45,21 +45,22 @@ impl Names {
     /// Returns the setting that `name` probably misspells. Case is ignored.
     pub(super) fn similar(&self, name: &str) -> Option<&str> {
         let name = name.to_ascii_uppercase();
-        // Two edits turn a short name into an unrelated one.
-        let most = if name.len() < 6 { 1 } else { 2 };
+        // A short name with two edits is often an unrelated name.
+        let max_distance = if name.len() < 6 { 1 } else { 2 };
         let distances = self.settings.iter().map(|setting| (distance(&name, setting), setting));
-        let (_, nearest) =
-            distances.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance)?;
+        let (_, nearest) = distances
+            .filter(|(distance, _)| *distance <= max_distance)
+            .min_by_key(|(distance, _)| *distance)?;
         Some(nearest)
     }
 }
 
-/// Returns the variable with the path of the file that a secret is in.
+/// Returns the name of the variable that contains the path of the file with a secret.
 pub(super) fn file_variable(name: &str) -> String {
     format!("{name}_FILE")
 }
 
-/// Counts the characters to add, to remove or to replace (Levenshtein distance).
+/// Returns the Levenshtein distance in bytes: how many have to be added, removed or replaced.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (at, a) in one.bytes().enumerate() {

@@ -9,11 +9,11 @@ use std::{
 
 use clap::Arg;
 
-/// Maximum size of a secret file.
+/// Maximum size of the file of a secret. A larger file is probably a wrong path.
 const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
-/// Removes the space around a value, which has no meaning. Spaces are part of a password, but the line end of the file
-/// that it comes from is not.
+/// Removes the space around a value, which has no meaning. From a password, removes only the line ends at its end, which come
+/// from the file of the secret: a password may begin or end with a space.
 pub(super) fn normal_form(arg: &Arg, value: &OsStr) -> OsString {
     let names = arg.get_value_names().unwrap_or_default();
     let is_password = names.iter().any(|name| name.as_str() == "PASSWORD");
@@ -34,7 +34,7 @@ pub(super) fn double_quoted(value: &str) -> String {
     format!("\"{escaped}\"")
 }
 
-/// Parses a flag alone, so that the invalid values of all settings are found.
+/// Parses one flag without the others. So the caller can report the invalid values of all settings together.
 ///
 /// # Errors
 /// If the value is invalid; the message is clap's.
@@ -52,7 +52,7 @@ pub(super) fn check(arg: &Arg, flag: &OsStr) -> Result<(), String> {
 /// Reads a file with one secret.
 ///
 /// # Errors
-/// If the file cannot be read, is empty or is too large. The message has no part of the content.
+/// If the file cannot be read, is blank, is too large or is not UTF-8 text. The message has no part of the content.
 pub(super) fn read_secret(path: &Path) -> Result<OsString, String> {
     let mut bytes = Vec::new();
     File::open(path)

@@ -7,8 +7,8 @@ use crate::{
     db::migrations::Plan,
 };
 
-/// Prints the migrations that are about to be reverted, and asks the user to type the name of the database. With `yes`, no
-/// confirmation is needed, nor for a single migration with `DEBUG` on.
+/// Prints the migrations that are about to be reverted, and asks the user to type the name of the database. Does not ask if
+/// `yes` is set, or for a single migration with `DEBUG` on.
 ///
 /// The function holds no connection and no lock while it waits for the user, so Ctrl-C changes nothing.
 ///

@@ -40,8 +40,8 @@ enum Action {
     Up(#[command(flatten)] Target),
     /// Revert the newest migrations. The data in their tables and columns is lost.
     ///
-    /// Prints what it is going to revert, and asks for confirmation; one migration with DEBUG on is reverted unasked.
-    /// Without a terminal, --yes is required.
+    /// Prints the migrations, and asks for confirmation. With DEBUG on, a single migration needs no confirmation. Without a
+    /// terminal, --yes is required.
     Down {
         /// Number of migrations.
         #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -54,7 +54,7 @@ enum Action {
     },
     /// Revert the newest migration and apply it again. The data in its tables and columns is lost.
     ///
-    /// Asks for confirmation as `saas migrate down` does.
+    /// Asks for confirmation in the same cases as `saas migrate down`.
     Redo {
         /// Do not ask for confirmation.
         #[arg(long)]
@@ -74,12 +74,12 @@ enum Action {
     },
     /// Find statements that are dangerous while requests are served. Exits with 1 if there is one.
     ///
-    /// Reads the files up.sql, and needs no database. Names the line, what goes wrong, and the safe way.
+    /// Reads the files up.sql, and needs no database. Prints the line, the problem and the safe way of each statement.
     Lint {
         /// Directory of the migrations.
         #[arg(long, default_value = "migrations")]
         dir: PathBuf,
-        /// Check also the migrations of release 0.1.0 and before.
+        /// Also check the migrations of release 0.1.0, which are not checked by default.
         #[arg(long)]
         all: bool,
     },
@@ -138,7 +138,7 @@ impl Args {
                 let plan = migrations.plan(&target.database, 1).await?;
                 confirm::confirm(&plan, &target.core, &target.database, yes)?;
                 let done = migrations.redo(&target.database, &plan).await?;
-                // The newest migration may be one whose data the product completes.
+                // The newest migration may have created columns or tables that `complete_data` fills.
                 startup::complete_data(&target.database, &target.personal).await?;
                 report("reverted and applied", &done, "nothing to redo")?;
             }

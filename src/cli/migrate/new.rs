@@ -5,14 +5,14 @@ use chrono::{NaiveDate, NaiveDateTime, TimeDelta, Utc};
 
 use crate::db::migrations::Migrations;
 
-/// Maximum number of characters of the name of a migration, without its version. Names of files have up to 255 bytes.
+/// Maximum number of characters of the name of a migration, without its version. The name of a directory has at most 255 bytes.
 const MAX_NAME_CHARS: usize = 100;
 
-/// Creates the folder of a migration that sorts after all others. Prints the files, and what to do next.
+/// Creates the folder of a migration that sorts after all others. Prints the paths of its files, and the next steps.
 ///
 /// # Errors
-/// If the description has no or too many letters and digits, another migration has the name, or the files cannot be
-/// written.
+/// If the description has no or too many letters and digits, another migration has the name, the name of the newest
+/// migration does not begin with a date, or the files cannot be written.
 pub(super) fn create(description: &str, dir: &Path) -> anyhow::Result<()> {
     let name = name_of(description)?;
     if !dir.is_dir() {
@@ -65,13 +65,14 @@ fn name_of(description: &str) -> anyhow::Result<String> {
     }
 }
 
-/// Returns the version of a migration as the database records it: without dashes. Migrations are sorted by it.
+/// Returns the version of a migration as the database records it: without dashes. Migrations are sorted by their versions.
 fn version(name: &str) -> String {
     name.split('_').next().unwrap_or_default().replace('-', "")
 }
 
 /// Returns a version with dashes for `now`. If this version does not sort after `newest`, returns the version a second after
-/// `newest`, or on the next day if `newest` is not a valid time.
+/// `newest`, or of the next day if `newest` is not a valid time. `None` if `newest` does not begin with a date, or no later
+/// version exists.
 fn version_after(newest: &str, now: NaiveDateTime) -> Option<String> {
     let sorted = |time: NaiveDateTime| {
         let candidate = time.format("%Y-%m-%d-%H%M%S").to_string();
@@ -94,11 +95,11 @@ mod tests {
         for (newest, expected) in [
             ("", Some("2026-11-25-180712")),
             ("20251122000000", Some("2026-11-25-180712")),
-            // At the same second, in the future, at the end of a year.
+            // Created in the same second, in the future, and at the end of a year.
             ("20261125180712", Some("2026-11-25-180713")),
             ("20990101000000", Some("2099-01-01-000001")),
             ("20261231235959", Some("2027-01-01-000000")),
-            // Not a valid time, not a version of this format.
+            // A time that does not exist, and a version of another format.
             ("20261125300000", Some("2026-11-26-000000")),
             ("202611261", Some("2026-11-27-000000")),
             ("99991231235959", None),

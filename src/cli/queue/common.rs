@@ -13,7 +13,7 @@ use crate::{
     redis_pool::RedisPool,
 };
 
-/// Adds what to check if Redis is unavailable.
+/// Adds the setting and the server to check, if the error is that Redis is unavailable.
 pub(super) fn explain(error: anyhow::Error, settings: &Redis) -> anyhow::Error {
     let is_unavailable = matches!(error.downcast_ref::<Error>(), Some(Error::Unavailable(_)));
     match is_unavailable {
@@ -34,7 +34,7 @@ pub(super) fn open(settings: &Redis) -> anyhow::Result<Queue> {
 /// Returns the state of a queue.
 ///
 /// # Errors
-/// If no job was ever enqueued there; the message lists the queues that exist.
+/// If the queue was never used; the message lists the existing queues.
 pub(super) async fn existing_queue(queue: &Queue, name: &str) -> anyhow::Result<QueueInfo> {
     if let Some(info) = queue.queue(name).await? {
         return Ok(info);
@@ -52,7 +52,7 @@ pub(super) fn parse_queue_name(text: &str) -> Result<String, &'static str> {
     Queues::check_name(text).map(|()| text.to_owned())
 }
 
-/// Returns a parser for one of these states.
+/// Returns a parser that accepts the names of these states.
 pub(super) fn state_parser(states: &'static [State]) -> impl TypedValueParser<Value = State> {
     PossibleValuesParser::new(states.iter().map(|state| state.as_str()))
         .try_map(|name| State::parse(&name).ok_or("there is no such state"))
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn only_unavailability_is_explained() {
+    fn an_error_of_unavailable_redis_names_the_setting_and_the_server() {
         let flags = ["test", "--redis-url=redis://:hunter2@h:7/0"];
         let Settings { redis } = Settings::parse_from(flags);
         let unavailable = explain(Error::Unavailable("Connection refused".into()).into(), &redis);

@@ -11,13 +11,13 @@ use crate::{
 
 /// Put failed jobs back into their queue, with all attempts left.
 ///
-/// Exits with 1 if one of the ids is not that of a failed job.
+/// Exits with 1 if an id does not belong to a failed job.
 #[derive(clap::Args)]
 pub(super) struct Requeue {
     /// Ids of failed jobs.
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<String>,
-    /// All failed jobs of this queue.
+    /// Requeue all failed jobs of this queue.
     #[arg(long, value_name = "QUEUE")]
     all: Option<String>,
     #[command(flatten)]
@@ -28,7 +28,8 @@ impl Requeue {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let mut done = 0;
-        // Printed at the end: a closed pipe ends the command, and no job must be skipped.
+        // Ids of jobs that have not failed. They are printed at the end: if the output is a closed pipe, printing ends the
+        // command, and the remaining jobs would be skipped.
         let mut others = Vec::new();
         if let Some(name) = &self.all {
             done += queue.requeue_failed(&existing_queue(&queue, name).await?).await?;
@@ -50,7 +51,7 @@ impl Requeue {
 
 /// Cancel jobs. Waiting jobs are canceled at once, running jobs are asked to stop.
 ///
-/// Exits with 1 if one of them has already ended or is unknown.
+/// Exits with 1 if a job has already ended or is unknown.
 #[derive(clap::Args)]
 pub(super) struct Cancel {
     /// Ids of jobs.
@@ -64,7 +65,7 @@ impl Cancel {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let mut code = ExitCode::SUCCESS;
-        // Printed at the end: a closed pipe ends the command, and no job must be skipped.
+        // Printed at the end: if the output is a closed pipe, printing ends the command, and the remaining jobs would be skipped.
         let mut lines = String::new();
         for id in &self.ids {
             let outcome = queue.cancel(id).await?;
@@ -84,7 +85,7 @@ impl Cancel {
     }
 }
 
-/// The arguments of a command on one queue, which need not exist.
+/// The arguments of a command that changes one queue. The queue need not exist.
 #[derive(clap::Args)]
 pub(super) struct Target {
     #[arg(value_parser = parse_queue_name)]

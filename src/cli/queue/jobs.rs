@@ -15,9 +15,9 @@ use crate::{
     queue::{JobStatus, Queue, QueueInfo, State},
 };
 
-/// Jobs in one request to Redis. Each may have a payload of 16 KiB.
+/// Maximum number of jobs that one call reads. Each may have a payload of up to 16 KiB; larger payloads are left out.
 const BATCH_JOBS: u64 = 100;
-/// Characters of an error that a table shows.
+/// Maximum number of characters of an error in a table.
 const MAX_ERROR_CHARS: usize = 60;
 const LISTED_STATES: &[State] =
     &[State::Queued, State::Scheduled, State::Deferred, State::Started, State::Failed];
@@ -35,8 +35,9 @@ pub(super) struct Failed {
 
 /// List the jobs of a queue that are in one state.
 ///
-/// The job that runs next comes first; with `--status failed`, the latest failure. Finished and canceled jobs are not
-/// listed; `saas queue show` finds them by their id.
+/// Queued jobs without a group come first, then the jobs of each group. Scheduled and deferred jobs are sorted by the time at
+/// which they are due; failed jobs by the time of the failure, latest first. Finished and canceled jobs are not listed;
+/// `saas queue show` finds them by their id.
 #[derive(clap::Args)]
 pub(super) struct Listing {
     queue: String,
@@ -60,7 +61,7 @@ pub(super) struct Show {
     pub(super) redis: Redis,
 }
 
-/// The part of a list, and its format.
+/// Which part of a list is printed, and in which format.
 #[derive(clap::Args)]
 struct Page {
     /// Maximum number of jobs.
@@ -71,7 +72,7 @@ struct Page {
     #[arg(long, default_value_t = 0, value_name = "N",
         value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     offset: u64,
-    /// Print JSON, with complete errors and payloads.
+    /// Print JSON, with complete errors, and with payloads of up to 16 KiB.
     #[arg(long)]
     json: bool,
 }
@@ -101,7 +102,8 @@ impl Listing {
     }
 }
 
-/// Returns a part of the jobs of a queue in one state. A table shows no payloads, so they are read only with `with_payloads`.
+/// Returns up to `limit` jobs of a queue in one state, after the first `offset`. The payloads are read only `with_payloads`: a
+/// table does not show them.
 async fn part(
     queue: &Queue,
     info: &QueueInfo,
@@ -123,7 +125,7 @@ async fn part(
     Ok(jobs)
 }
 
-/// Returns a part of the failed jobs of all queues.
+/// Returns up to `limit` failed jobs of all queues, latest first, after the first `offset`.
 async fn failed_in_all_queues(
     queue: &Queue,
     offset: u64,

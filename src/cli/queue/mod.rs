@@ -7,7 +7,7 @@
 //! | `control`, `purge` | requeue, cancel, pause, resume, limit; delete |
 //! | `relocate` | move jobs to another prefix or server |
 //! | `table` | the format of tables, times and texts |
-//! | `common` | what the commands share |
+//! | `common` | the parsers and functions that the commands share |
 
 mod common;
 mod control;

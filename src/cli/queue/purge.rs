@@ -17,9 +17,9 @@ const PURGEABLE_STATES: &[State] = &[State::Failed, State::Queued, State::Schedu
 /// Delete the failed or the waiting jobs of a queue, or the jobs of a user.
 ///
 /// With --owner, deletes the failed and the waiting jobs that this user has enqueued, in all queues, and tells the running
-/// ones to stop. Emails of the product to the user are not among them.
+/// ones to stop. Emails of the product to the user are not deleted.
 ///
-/// Asks for confirmation. Without a terminal, --yes is required. Jobs that are added meanwhile stay.
+/// Asks for confirmation. Without a terminal, --yes is required. Without --owner, jobs that are added during the command stay.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["queue", "owner"]))]
 pub(super) struct Args {
@@ -71,7 +71,7 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Returns how many jobs were deleted, or `None` if the user has not confirmed it.
+    /// Returns how many jobs were deleted, or `None` if the user has not confirmed the deletion.
     async fn purge_queue(&self, queue: &Queue, name: &str) -> anyhow::Result<Option<u64>> {
         let info = existing_queue(queue, name).await?;
         let count = info.count(self.status);
@@ -91,7 +91,7 @@ fn nothing_deleted() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Asks the user for confirmation.
+/// Asks the user whether to delete the jobs that `what` describes.
 ///
 /// # Errors
 /// If standard input is not a terminal.

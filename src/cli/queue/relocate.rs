@@ -21,23 +21,24 @@ use crate::{
     queue::{Error, MoveError, Moved, Queue, QueueInfo, WorkerInfo},
 };
 
-/// Time between two lines about the progress.
+/// Minimum time between two lines about the progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Move all jobs of another prefix, or of another Redis, to the configured ones.
+/// Move all jobs of another prefix, or of another Redis, to the configured prefix and server.
 ///
-/// Use it after REDIS_KEY_PREFIX was changed, or for a new server. Moves jobs of every state, records of ended jobs, schedules, limits
-/// and pauses, in small batches. Jobs that are there already stay. Stop the processes that use the old prefix or server
-/// first: workers are refused, and jobs that another process enqueues there later need another run.
+/// For a change of REDIS_KEY_PREFIX, or for a new server. Moves jobs of every state, records of ended jobs, schedules, limits
+/// and pauses, in small batches. Jobs that the configured prefix already has stay. First stop the processes that use the old
+/// prefix or server: the command refuses to run while workers use it, and jobs that are enqueued there after the move need
+/// another run.
 ///
-/// A move that was interrupted can be run again: it loses no job and moves none twice.
+/// After an interruption, run the command again: no job is lost, and none is moved twice.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The prefix that the jobs have now.
     #[arg(long, value_name = "PREFIX", value_parser = NonEmptyStringValueParser::new())]
     from: String,
-    /// The Redis that has the jobs now, in the form of REDIS_URL. The default is the configured one. For a URL with a
-    /// password, use the variable: other users of the machine can read arguments.
+    /// The Redis that has the jobs now, in the form of REDIS_URL. The default is the configured Redis. For a URL with a
+    /// password, use the environment variable: other users of the machine can read arguments.
     #[arg(long, env = "MOVE_FROM_REDIS_URL", hide_env_values = true, value_name = "URL")]
     from_url: Option<SecretString>,
     /// Only print what would be moved.
@@ -90,7 +91,7 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Returns the settings of the old place.
+    /// Returns the settings of the old prefix and server.
     fn old(&self) -> Redis {
         let mut old = match secret(&self.from_url) {
             Some(url) => self.redis.at("--from-url", url.into()),
@@ -124,7 +125,7 @@ fn refuse_workers(workers: &[WorkerInfo], old: &Redis) -> anyhow::Result<()> {
     )
 }
 
-/// Refuses a new place that may lose jobs.
+/// Refuses a new server that is not safe for jobs, such as one that may evict them.
 async fn refuse_problems(target: &Queue) -> anyhow::Result<()> {
     let problems = target.server().await.map_err(Error::from)?.problems;
     match problems.is_empty() {

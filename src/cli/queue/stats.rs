@@ -25,8 +25,8 @@ const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
 /// Show the state of each queue.
 ///
-/// OLDEST is how long the oldest queued job has waited. FINISHED is the total since the first job; the other numbers are
-/// the present ones.
+/// OLDEST is how long the oldest queued job has waited. FINISHED counts all jobs that have finished since the queue was
+/// created. The other numbers are those of now.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Print JSON. With --watch, one array per line.
@@ -62,7 +62,8 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Prints the state once per period until a shutdown is requested. Continues after Redis was unavailable.
+    /// Prints the state once per period until a shutdown is requested. While Redis is unavailable, prints the error and
+    /// continues.
     async fn repeat(&self, queue: &Queue, period: Duration) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signals()?;
         let clear = if !self.json && std::io::stdout().is_terminal() { CLEAR_SCREEN } else { "" };

@@ -75,12 +75,12 @@ pub(super) fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
 }
 
-/// Formats a time to the second.
+/// Formats a time in UTC, with seconds: `2026-11-25 18:07:12`.
 pub(super) fn format_time(time: DateTime<Utc>) -> String {
     time.format("%F %T").to_string()
 }
 
-/// Formats how long ago a time was.
+/// Formats the time that has passed since `time`.
 pub(super) fn format_elapsed(time: DateTime<Utc>) -> String {
     format_duration((Utc::now() - time).num_milliseconds() as f64 / 1_000.0)
 }
@@ -98,7 +98,7 @@ pub(super) fn format_duration(seconds: f64) -> String {
     }
 }
 
-/// Formats the limits of a queue, as in `5 at once, 100/60s`. `None` if there are none.
+/// Formats the limits of a queue, as in `5 at once, 100/60s`. `None` if the queue has no limits.
 pub(super) fn limits(info: &QueueInfo) -> Option<String> {
     let at_once = info.concurrency_limit.map(|limit| format!("{limit} at once"));
     let rate = info.rate_limit.map(|rate| rate.to_string());

@@ -1,4 +1,4 @@
-//! Properties of `.env`.
+//! Properties of the parser of `.env`.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ fn a_value_in_quotes_is_read_as_it_is_written() {
             assert_eq!(&file.get(&name).unwrap().value, value, "{quoted}");
             assert_eq!(file.get("LAST").unwrap().line, 2 + quoted.matches('\n').count());
         }
-        // dotenvy copies the variables that are not settings to the environment.
+        // The product passes variables that are not settings to dotenvy, so dotenvy must read the same value.
         let line = format!("{name}={}\n", double_quoted(&value));
         let read: Vec<_> = dotenvy::from_read_iter(line.as_bytes()).map(Result::unwrap).collect();
         assert_eq!(read, [(name, value)]);
@@ -53,7 +53,7 @@ fn no_problem_repeats_a_value() {
 }
 
 #[test]
-fn any_text_has_each_variable_once_on_one_of_its_lines() {
+fn each_variable_of_any_text_occurs_once_with_a_line_of_the_text() {
     property(1, text(PARTS, 24), |text| {
         let file = parse(&text, &|_| false);
         let names: BTreeSet<_> = file.variables.iter().map(|variable| &variable.name).collect();
