@@ -12,18 +12,18 @@ use super::{
     value::{password, secret},
 };
 
-/// The shortest key: an HS256 key has at least as many bits as the hash, 256 (RFC 7518 section 3.2).
+/// Minimum length of a key. An HS256 key must have at least as many bits as the hash, 256 (RFC 7518 section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 /// The lowest work factor of bcrypt in production (OWASP Password Storage Cheat Sheet).
 const MIN_BCRYPT_COST: u32 = 10;
-/// The default of `PUBLIC_URL`, where `saas serve` listens by default.
+/// The default of `PUBLIC_URL`: the address at which `saas serve` listens by default.
 pub(super) const DEFAULT_PUBLIC_URL: &str = "http://localhost:8000";
 /// The default of `BACKEND_CORS_ORIGINS` with `DEBUG` on: the ports of common front-end development servers.
 const DEBUG_CORS_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
 const HOW_TO_MAKE_A_KEY: &str = "make one with `saas doctor --generate-secret` or `openssl rand -base64 32`";
 
 impl Http {
-    /// Returns the origins whose pages may call the API.
+    /// Returns the origins whose pages may call the API: `BACKEND_CORS_ORIGINS`, or the default for the mode.
     ///
     /// # Errors
     /// If `BACKEND_CORS_ORIGINS` is invalid.
@@ -35,7 +35,7 @@ impl Http {
         }
     }
 
-    /// Returns what is invalid in these settings, each problem with its fix.
+    /// Returns the problems of invalid settings, each with its fix.
     pub fn problems(&self) -> Vec<String> {
         let all = [self.backend_cors_origins.problem(), self.allowed_hosts.problem()];
         all.into_iter().flatten().collect()
@@ -54,28 +54,28 @@ impl Mail {
         }
     }
 
-    /// Returns what is invalid in these settings, each problem with its fix.
+    /// Returns the problems of invalid settings, each with its fix.
     pub fn problems(&self) -> Vec<String> {
         let Self { smtp_url, mail_from, mail_dir: _, public_url, frontend_url } = self;
         let all = [smtp_url.problem(), mail_from.problem(), public_url.problem(), frontend_url.problem()];
         all.into_iter().flatten().collect()
     }
 
-    /// Returns whether `PUBLIC_URL` or `FRONTEND_URL` says where the links in mails lead.
+    /// Returns whether `PUBLIC_URL` or `FRONTEND_URL` is set, so that links in mails do not have the default URL.
     pub fn has_link_target(&self) -> bool {
         self.public_url.is_set() || self.frontend_url.is_set()
     }
 }
 
 impl Worker {
-    /// Returns the time without a heartbeat after which other workers take this worker's jobs.
+    /// Returns the time without a heartbeat after which other workers take over this worker's jobs.
     pub fn lease_duration(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
     }
 }
 
 impl Config {
-    /// Returns what is invalid in these settings, each problem with its fix.
+    /// Returns the problems of invalid settings, each with its fix.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.logs.problem().into_iter().chain(self.database.problem()).collect();
         problems.extend(self.redis.problems());
@@ -84,12 +84,12 @@ impl Config {
         problems
     }
 
-    /// Returns what is invalid in the settings of the cache, each problem with its fix.
+    /// Returns the problems of invalid settings of the cache, each with its fix.
     pub fn cache_problems(&self) -> Vec<String> {
         self.redis_options.cache(&self.redis).map(|cache| cache.problems()).unwrap_or_default()
     }
 
-    /// Returns the settings that are unsafe outside development, each with its fix. Empty if `DEBUG` is on.
+    /// Returns the problems of settings that are unsafe in production, each with its fix. Empty if `DEBUG` is on.
     pub fn unsafe_settings(&self) -> Vec<String> {
         if self.core.debug {
             return Vec::new();
@@ -158,7 +158,7 @@ impl Auth {
     }
 }
 
-/// Returns the problem of a key that is too short or too regular.
+/// Returns the problem of a key that is too short, published or too regular; `None` for other keys. `name` is the setting.
 fn weak_key(name: &str, key: &str) -> Option<String> {
     if key.len() < MIN_SECRET_BYTES {
         return Some(format!(
@@ -171,7 +171,7 @@ fn weak_key(name: &str, key: &str) -> Option<String> {
 }
 
 impl Hashing {
-    /// Returns the problem if the work factor is too low for production.
+    /// Returns the problem if the work factor is too low for production, unless `ALLOW_WEAK_HASHES` permits it.
     pub fn problem(&self) -> Option<String> {
         (self.bcrypt_cost < MIN_BCRYPT_COST && !self.allow_weak_hashes).then(|| {
             format!(

@@ -12,17 +12,17 @@ use super::{
 
 const DEFAULT_PORT: u16 = 5432;
 
-/// Where PostgreSQL is, and how to connect.
+/// The address of PostgreSQL, and how to connect.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "PostgreSQL settings")]
 pub struct Database {
     /// PostgreSQL connection URL, with the parameters of libpq. Overrides the POSTGRES_* settings. `sslmode` is prefer by
-    /// default; production should have verify-full. `target_session_attrs` is read-write by default: only a server that
-    /// accepts writes is used, also if the URL lists several.
+    /// default; production should have verify-full. `target_session_attrs` is read-write by default: if the URL lists several
+    /// servers, only a server that accepts writes is used.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub database_url: Option<SecretString>,
     /// PostgreSQL connection URL for `saas migrate` and `saas serve --migrate`, if DATABASE_URL leads to a pooler such as
-    /// PgBouncer: of the same database, without the pooler.
+    /// PgBouncer: the URL of the same database without the pooler.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub database_direct_url: Option<SecretString>,
     /// PostgreSQL host, if there is no DATABASE_URL. A path is the directory of its socket.
@@ -40,29 +40,29 @@ pub struct Database {
     /// Name of the PostgreSQL database.
     #[arg(long, env, default_value = "app", value_name = "NAME")]
     pub postgres_db: String,
-    /// Encryption of the connection, as `sslmode` of libpq: disable, allow, prefer (the default), require, verify-ca or
-    /// verify-full.
+    /// Encryption of the connection, with the values of libpq's `sslmode`: disable, allow, prefer (the default), require,
+    /// verify-ca or verify-full.
     #[arg(long, env, value_name = "MODE")]
     pub postgres_sslmode: Option<String>,
-    /// PEM file with the certificates that verify-ca and verify-full trust, or `system`. The default is those of the
-    /// operating system.
+    /// PEM file with the certificates that verify-ca and verify-full trust, or `system`. By default, they trust the certificates
+    /// of the operating system.
     #[arg(long, env, value_name = "FILE")]
     pub postgres_sslrootcert: Option<String>,
 }
 
-/// How many connections a process has to PostgreSQL, and how long requests wait for one.
+/// The number of connections of a process to PostgreSQL, and time limits.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "PostgreSQL settings")]
 pub struct DatabasePool {
     /// Maximum number of PostgreSQL connections of this process.
     #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
-    /// Milliseconds that a request waits for a PostgreSQL connection, and again for the result, before it fails with
-    /// 503.
+    /// Milliseconds that a query or a transaction of a request waits for a PostgreSQL connection, and again for the result,
+    /// before the request fails with 503.
     #[arg(long, env, default_value_t = 1_400, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub database_timeout_ms: u64,
-    /// Seconds that `saas serve` and `saas worker` wait at start for a PostgreSQL that cannot be reached, accepts no writes or
-    /// has no free connection, before they exit.
+    /// Seconds that `saas serve` and `saas worker` wait at start while PostgreSQL cannot be reached, accepts no writes or has no
+    /// free connection. Then they exit.
     #[arg(long, env, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub database_wait_seconds: u64,
 }
@@ -88,12 +88,13 @@ impl Database {
         secret(&self.database_url).is_some() || given(self.postgres_server.as_deref()).is_some()
     }
 
-    /// Returns what is invalid in these settings, with its fix.
+    /// Returns the first problem of these settings, with its fix; `None` if they are valid.
     pub fn problem(&self) -> Option<String> {
         self.options().and_then(|_| self.direct_options()).err().map(|error| error.to_string())
     }
 
-    /// Returns why an attacker on the network could read or redirect a connection, with the fix.
+    /// Returns why an attacker on the network could read or redirect a connection, with the fix. `None` if no attacker could,
+    /// or the settings are invalid.
     pub fn weakness(&self) -> Option<String> {
         let weakness = self.options().ok().and_then(|options| options.weakness("DATABASE_URL"));
         let direct =
@@ -122,7 +123,7 @@ impl Database {
         }
     }
 
-    /// As [`Self::setting_names`], for a connection that migrations use.
+    /// Same as [`Self::setting_names`], but for the connection of migrations.
     pub fn direct_setting_names(&self) -> DatabaseSettingNames {
         const DIRECT: &str = "DATABASE_DIRECT_URL";
         match self.has_direct_url() {
@@ -131,7 +132,7 @@ impl Database {
         }
     }
 
-    /// Describes the database without user and password, as in `app on db.example.com:5432`.
+    /// Describes the database and its servers without user and password, as in `app on db.example.com:5432`.
     pub fn location(&self) -> String {
         match self.options() {
             Ok(options) => format!("{} on {}", options.database_name(), options.server_list()),
@@ -139,9 +140,9 @@ impl Database {
         }
     }
 
-    /// Returns how to connect, from `DATABASE_URL` or the `POSTGRES_*` parts.
+    /// Returns how to connect, from `DATABASE_URL` or the `POSTGRES_*` settings.
     ///
-    /// SQLAlchemy's `postgresql+driver://` is accepted, since environments of FastAPI projects use it.
+    /// A URL may begin with SQLAlchemy's `postgresql+driver://`, because the environments of FastAPI projects contain such URLs.
     ///
     /// # Errors
     /// If no database is configured, or the settings are invalid. The message has no user and no password.
@@ -174,7 +175,7 @@ impl Database {
         })
     }
 
-    /// Returns how migrations connect: by `DATABASE_DIRECT_URL`, or as [`Self::options`] without it.
+    /// Returns how migrations connect: from `DATABASE_DIRECT_URL` or, if it is not set, [`Self::options`].
     ///
     /// # Errors
     /// As [`Self::options`].
@@ -186,7 +187,7 @@ impl Database {
     }
 }
 
-/// Reads a URL from the setting `name`.
+/// Parses the URL that the setting `name` has.
 ///
 /// # Errors
 /// If the URL is invalid. The message has no user and no password.
@@ -202,7 +203,7 @@ fn url_options(name: &str, url: &str) -> anyhow::Result<PostgresOptions> {
 }
 
 impl PostgresOptions {
-    /// Returns the name of the database. Without one, PostgreSQL takes the name of the user.
+    /// Returns the name of the database. If the options name none, PostgreSQL uses the database with the name of the user.
     pub fn database_name(&self) -> &str {
         let connection = &self.connection;
         connection.get_dbname().or(connection.get_user()).unwrap_or("the default database")
@@ -222,8 +223,8 @@ pub struct DatabaseSettingNames {
     pub login: &'static str,
 }
 
-/// Reads `POSTGRES_SERVER`: hosts separated by commas, or the directory of a socket. A host may be
-/// percent-encoded and in brackets, because earlier releases built a URL from these settings.
+/// Parses `POSTGRES_SERVER`: hosts separated by commas, or the directory of a socket. A host may be percent-encoded and in
+/// brackets, because earlier releases built a URL from these settings. Returns the value of the parameter `host` of libpq.
 fn server(text: &str) -> anyhow::Result<String> {
     if text.contains("://") || text.contains('@') {
         bail!("POSTGRES_SERVER is not the name of a host: write a URL into DATABASE_URL");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, builder::BoolishValueParser};
 
-/// How jobs are run.
+/// How a worker runs jobs, and how long Redis keeps their records.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Worker settings")]
 pub struct Worker {
@@ -12,7 +12,7 @@ pub struct Worker {
     #[arg(long = "concurrency", env = "WORKER_CONCURRENCY", default_value_t = 10, value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub concurrency: u16,
-    /// Seconds without a heartbeat after which other workers take over a worker's jobs.
+    /// Seconds without a heartbeat of a worker, after which other workers take over its jobs.
     #[arg(long = "lease-seconds", env = "WORKER_LEASE_SECONDS", default_value_t = 30, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_seconds: u64,
@@ -20,32 +20,33 @@ pub struct Worker {
     #[arg(long = "shutdown-grace-seconds", env = "WORKER_SHUTDOWN_GRACE_SECONDS", alias = "shutdown-grace",
         default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub shutdown_grace_seconds: u64,
-    /// Whether this process also runs the product's own jobs, such as emails to users and housekeeping. They come first,
-    /// and one slot is kept free for them. Turn this off only if other workers run them.
+    /// Whether this process also runs the product's own jobs, such as emails to users and housekeeping. These jobs come first,
+    /// and one slot is kept free for them. Turn this off only if other workers run these jobs.
     #[arg(long = "system-queue", env = "WORKER_SYSTEM_QUEUE", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub system_queue: bool,
-    /// How many outcomes of ended jobs Redis keeps, with their results. The oldest are deleted first, also before the
-    /// RESULT_TTL of their jobs has passed.
+    /// Maximum number of outcomes of ended jobs in Redis. An outcome has the result of a job. Beyond the limit, the oldest
+    /// outcomes are deleted, also before the RESULT_TTL of their jobs has passed.
     #[arg(long, env, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub queue_max_outcomes: u64,
-    /// How many bytes of such outcomes Redis keeps.
+    /// Maximum total size of these outcomes in Redis, in bytes. Beyond the limit, the oldest are deleted.
     #[arg(long, env, default_value_t = 268_435_456, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..=1_000_000_000_000))]
     pub queue_max_outcome_bytes: u64,
-    /// How many final states of ended jobs Redis keeps, each for at least a day. A state takes about 70 bytes. Jobs that wait
-    /// for other jobs need it, and so does a push that is repeated.
+    /// Maximum number of final states of ended jobs in Redis. A state takes about 70 bytes, and expires after a day or later.
+    /// Beyond the limit, the oldest are deleted earlier. The queue reads the state of a job if another job waits for it, and if
+    /// a client enqueues the same job again.
     #[arg(long, env, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub queue_max_states: u64,
     #[command(flatten)]
     pub health: WorkerHealth,
 }
 
-/// Where workers show that they are running.
+/// The directory in which workers show that they are running.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Worker settings")]
 pub struct WorkerHealth {
     /// Directory of the files by which workers show that they are running. `saas healthcheck --worker` reads them. The
-    /// default is `saas-` and the number of the user, in the directory for temporary files.
+    /// default is `saas-` followed by the user ID, in the directory for temporary files: `/tmp/saas-1000`.
     #[arg(long = "health-dir", env = "WORKER_HEALTH_DIR", value_name = "DIR")]
     pub worker_health_dir: Option<PathBuf>,
 }
@@ -54,17 +55,18 @@ pub struct WorkerHealth {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits of each user")]
 pub struct UserJobs {
-    /// Maximum number of jobs of one user that wait or run. More are refused with 429.
+    /// Maximum number of jobs of one user that wait or run. Further jobs are refused with 429.
     #[arg(long, env, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub user_max_queued_jobs: u64,
-    /// Maximum total size in bytes of the jobs of one user that wait or run. More are refused with 429.
+    /// Maximum total size of the jobs of one user that wait or run, in bytes. Further jobs are refused with 429.
     #[arg(long, env, default_value_t = 10_000_000, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     pub user_max_queued_bytes: u64,
-    /// Maximum number of jobs that one user can enqueue at once, and again within an hour. More are refused with 429.
+    /// Number of jobs that one user can enqueue per hour. The limit is a token bucket of this size: all jobs of an hour may come
+    /// at once. Further jobs are refused with 429.
     #[arg(long, env, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub user_max_jobs_per_hour: u64,
-    /// Maximum number of jobs of one user that run at the same time, in all workers together. More wait. The default is
-    /// half of the default of WORKER_CONCURRENCY.
+    /// Maximum number of jobs of one user that run at the same time, in all workers together. Further jobs wait. The default is
+    /// half of the default of WORKER_CONCURRENCY, so that one user cannot occupy a whole worker.
     #[arg(long, env, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub user_max_running_jobs: u32,
 }

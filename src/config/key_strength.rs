@@ -2,13 +2,14 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 
-/// A random key of 32 letters and digits has at least this many unpredictable bytes; an example has fewer.
+/// Minimum number of bytes that [`unpredictable_bytes`] must count. Random keys of 32 letters and digits have more;
+/// example keys have fewer.
 const MIN_UNPREDICTABLE_BYTES: usize = 16;
-/// A key with fewer distinct bytes is too regular to be random.
+/// Minimum number of distinct bytes. A key with fewer is too regular to be random.
 const MIN_DISTINCT_BYTES: usize = 8;
-/// Maximum number of bytes of a key that are examined. The time to find repetitions grows with the square of the length.
+/// Maximum number of bytes of a key that are examined: the time to find repetitions grows with the square of their number.
 const MAX_EXAMINED_BYTES: usize = 256;
-/// Length of the shortest repetition that counts.
+/// Length of the shortest text whose repetition makes it predictable.
 const REPETITION_BYTES: usize = 4;
 /// Published keys: from the documentation of FastAPI and Flask, from tutorials about JWT, and the SHA-256 of
 /// the empty text and of `password`.
@@ -21,8 +22,8 @@ const PUBLISHED_KEYS: &[&str] = &[
     "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
     "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
 ];
-/// Words of example keys, and rows of a keyboard. A random key has some of the short words by chance, so a word alone does
-/// not make a key weak.
+/// Words of example keys, and rows of a keyboard. A random key contains some of the short words by chance, so a key is not
+/// refused for a single word.
 const EXAMPLE_WORDS: &str = "\
     admin and api app at bar base64 baz bit byte change char default demo develop django example \
     fastapi flask foo for generate hello here hex in insecure it jwt key least letmein local long me \
@@ -58,8 +59,8 @@ fn is_regular(key: &str) -> bool {
         || unpredictable_bytes(key) < MIN_UNPREDICTABLE_BYTES
 }
 
-/// Counts the bytes that are not part of a word of an example, of a sequence such as `1234` or `aaaa`, or of a repetition.
-/// Case and separators do not count.
+/// Counts the bytes that are not part of an example word, of a sequence such as `1234` or `aaaa`, or of a repetition. Ignores
+/// separators and the case of letters.
 fn unpredictable_bytes(key: &str) -> usize {
     let letters = key.bytes().filter(|byte| !b"-_ .".contains(byte));
     let text: Vec<u8> = letters.take(MAX_EXAMINED_BYTES).map(|byte| byte.to_ascii_lowercase()).collect();
@@ -144,7 +145,7 @@ mod tests {
             assert!(!is_predictable(&base64), "{base64}");
             let hex: String = bytes[..32].iter().map(|byte| format!("{byte:02x}")).collect();
             assert!(!is_predictable(&hex), "{hex}");
-            // A word in front of a random key does no harm.
+            // A word before a random key does not make it predictable.
             assert!(!is_predictable(&format!("secret-{hex}")));
         }
         assert!(!is_predictable("correct horse battery staple and a rubber duck"));

@@ -18,13 +18,13 @@ pub enum LogFormat {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "General settings")]
 pub struct Logs {
-    /// Log level: error, warn, info, debug or trace. Also filters, such as info,saas::queue=debug.
+    /// Log level: error, warn, info, debug or trace. Or a level with levels of modules, such as info,saas::queue=debug.
     #[arg(long, env, default_value = "info", value_name = "LEVEL", value_parser = setting("LOG_LEVEL", filter))]
     pub log_level: Setting<String>,
-    /// Format of log lines. The default is human with DEBUG on, else json.
+    /// Format of log lines. The default is human with DEBUG on, and json otherwise.
     #[arg(long, env, value_enum)]
     pub log_format: Option<LogFormat>,
-    /// Whether log lines have the IP addresses of clients. Without them, security events have a keyed hash of the address.
+    /// Whether log lines have the IP addresses of clients. If not, security events have a keyed hash of the address instead.
     #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub log_client_address: bool,
@@ -39,15 +39,15 @@ impl Logs {
         })
     }
 
-    /// Returns what is invalid in these settings, with its fix.
+    /// Returns the problem of these settings, with its fix; `None` if they are valid.
     pub fn problem(&self) -> Option<String> {
         self.log_level.problem()
     }
 }
 
-/// Checks a filter of log lines.
+/// Checks a filter of log lines, and removes the space around its parts.
 ///
-/// A misspelled level is refused: `EnvFilter` would take it for the name of a module and log nothing else.
+/// A misspelled level is refused: `EnvFilter` would take it for the name of a module, and log only the lines of this module.
 fn filter(text: &str) -> Result<String, String> {
     const EXAMPLE: &str = "write error, warn, info, debug or trace, or module=level";
     let parts: Vec<_> = text.split(',').map(str::trim).collect();

@@ -1,11 +1,11 @@
 //! Every setting, defined once: its environment variable, flag, default and help.
 //!
-//! A command flattens the groups that it reads, so its `--help` lists exactly these settings. A value comes from the flag,
-//! else the environment, else `.env`, else the default. A blank value counts as not set.
+//! A command flattens the groups that it reads, so its `--help` lists exactly the settings of these groups. A value comes from
+//! the flag, else the environment, else `.env`, else the default. A blank value counts as not set.
 //!
 //! `cli::environment` finds the value and removes surrounding space. For a setting with the value name `PASSWORD`, it removes
-//! only line ends. A setting with `hide_env_values` is a secret, which may be in a file: `SECRET_KEY_FILE` is the path of the
-//! file.
+//! only line ends at the end. A setting with `hide_env_values` is a secret, which may be in a file: `SECRET_KEY_FILE` is the
+//! path of the file with `SECRET_KEY`.
 //!
 //! # Names
 //!
@@ -16,9 +16,9 @@
 //!
 //! # Types
 //!
-//! A text with a syntax is a [`Setting`] of the type that it is parsed into (see `value.rs` and `site.rs`).
-//! Start-up reports the invalid and the unsafe ones together. Also use a [`Setting`] for a number that has an
-//! effect only if another setting is absent: it is then parsed only where it is used.
+//! A setting whose text has a syntax, such as a URL, is a [`Setting`] of the parsed type (see `value.rs` and `site.rs`).
+//! Start-up reports all invalid and all unsafe settings together. Also use a [`Setting`] for a number that has an effect only
+//! if another setting is absent, such as `REDIS_PORT`: an invalid number then is an error only if it has an effect.
 
 mod check;
 mod database;
@@ -75,7 +75,7 @@ pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
 /// everywhere else.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
 /// Placeholders for a password in the documentation of earlier releases. Users copied them together with the
-/// command.
+/// commands, so they became real passwords.
 const EXAMPLE_PASSWORDS: [&str; 3] = ["choose one", "and another", "one of your own"];
 
 /// Returns whether a password is public: the default one of the first admin, or an example of the documentation.
@@ -103,10 +103,11 @@ pub struct Core {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Account settings")]
 pub struct Auth {
-    /// Key that signs access tokens, at least 32 random bytes. `saas doctor --generate-secret` prints a new one.
+    /// Key that signs access tokens, and from which other keys are derived: at least 32 random bytes. `saas doctor
+    /// --generate-secret` prints a new key.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     pub secret_key: Option<SecretString>,
-    /// The previous SECRET_KEY. Tokens signed with it stay valid, so a rotation logs no user out.
+    /// The previous SECRET_KEY. Access tokens signed with it stay valid, so a rotation logs no user out.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     pub secret_key_previous: Option<SecretString>,
     /// Lifetime of an access token, in minutes.
@@ -128,12 +129,12 @@ pub struct Auth {
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub require_verified_email: bool,
-    /// Days between the request to delete an account or an organization and its erasure. Signing in cancels the deletion of
-    /// the account; the owner can restore the organization.
+    /// Days between a request to delete an account or an organization and the erasure of its data. Until then, signing in
+    /// cancels the deletion of the account, and the owner can restore the organization.
     #[arg(long, env, default_value_t = 14, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=3650))]
     pub account_deletion_grace_days: u32,
-    /// Milliseconds for which a process caches users and sessions. A change is known to every replica after
-    /// this time. 0 turns the cache off.
+    /// Milliseconds for which a process caches users, sessions and API keys. So every replica knows of a change, such as a
+    /// revocation, after this time at the latest. 0 turns the cache off.
     #[arg(long, env, default_value_t = 100, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub identity_cache_ms: u64,
     /// Days that the audit trail is kept.
@@ -165,20 +166,20 @@ pub struct FirstAdmin {
     /// Email address of the admin that is created if there is none.
     #[arg(long, env, default_value = "admin@example.com", value_name = "EMAIL")]
     pub first_superuser_email: String,
-    /// Password of that admin. Without it, `saas serve` creates no admin: `saas create-admin` does. Only the private
-    /// database of `saas dev` gets an admin with a default password, which is public.
+    /// Password of this admin. Without it, `saas serve` creates no admin: use `saas create-admin`. Only in its private database,
+    /// `saas dev` creates an admin with a default password, which is public.
     #[arg(long, env, hide_env_values = true, value_name = "PASSWORD")]
     pub first_superuser_password: Option<SecretString>,
 }
 
 impl FirstAdmin {
-    /// Returns the password, or `None` if there is none or it is the default one.
+    /// Returns `FIRST_SUPERUSER_PASSWORD`, or `None` if it is not set or is the default password.
     pub fn chosen_password(&self) -> Option<&str> {
         password(&self.first_superuser_password).filter(|password| *password != DEFAULT_ADMIN_PASSWORD)
     }
 }
 
-/// How mails are sent, and where their links lead.
+/// How mails are sent, and the URLs of the links in mails.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Mail settings")]
 pub struct Mail {
@@ -193,13 +194,12 @@ pub struct Mail {
     #[arg(long, env, default_value = "saas <noreply@example.com>", value_name = "ADDRESS",
         value_parser = setting("MAIL_FROM", mailbox))]
     pub mail_from: Setting<Mailbox>,
-    /// Directory of the mails that are captured with DEBUG on. Only the user of the process can read the mails in it.
+    /// Directory of the mails that are captured with DEBUG on. Only the user account that runs the process can read the mails.
     #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
     pub mail_dir: PathBuf,
     /// URL at which clients reach the API, such as `https://api.example.com`, without a path. With https, responses have the
-    /// HSTS header.
-    /// Without FRONTEND_URL, links in mails lead to the API's own pages at this URL. The default is
-    /// `http://localhost:8000`; `saas dev` uses its own address.
+    /// header Strict-Transport-Security (HSTS). Without FRONTEND_URL, links in mails lead to the API's own pages at this URL.
+    /// The default is `http://localhost:8000`; `saas dev` uses its own address.
     #[arg(long, env, default_value = "", hide_default_value = true, value_name = "URL",
         value_parser = setting("PUBLIC_URL", public_url))]
     pub public_url: Setting<Url>,
@@ -242,7 +242,7 @@ pub struct Listen {
     /// IP address to listen on. 0.0.0.0 and :: listen on every interface; localhost is 127.0.0.1.
     #[arg(long, env, default_value = "127.0.0.1", value_name = "ADDRESS", value_parser = listen_address)]
     pub host: IpAddr,
-    /// Port to listen on. 0 chooses a free one.
+    /// Port to listen on. 0 chooses a free port.
     #[arg(long, env, default_value_t = 8000, value_name = "PORT")]
     pub port: u16,
 }
@@ -257,34 +257,34 @@ pub struct Http {
         value_parser = setting("BACKEND_CORS_ORIGINS", origins))]
     pub backend_cors_origins: Setting<Origins>,
     /// Hosts that clients may ask for, without port: a JSON list, or separated by commas. The host of PUBLIC_URL and the IP
-    /// address that the client has connected to are allowed too; other requests get 421. By default, any host is allowed,
-    /// but `saas dev` allows only these and the names of this machine.
+    /// address that the client has connected to are allowed too; requests for other hosts get 421. By default, any host is
+    /// allowed. `saas dev` always checks the host, and also allows localhost and the address that it listens on.
     #[arg(long, env, default_value = "", hide_default_value = true, value_name = "HOSTS",
         value_parser = setting("ALLOWED_HOSTS", hosts))]
     pub allowed_hosts: Setting<Hosts>,
     /// Number of proxies in front of this process that append to X-Forwarded-For. The client's address is the entry that
-    /// the outermost of them appended. With 0, the header is ignored.
+    /// the outermost of these proxies has appended. With 0, the header is ignored.
     #[arg(long, env, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=10))]
     pub trusted_proxies: u8,
-    /// Require the header If-Match with all PATCH requests and with deletions of products, so that no change overwrites one that
-    /// the client has not seen. A request without it gets 428.
+    /// Require the header If-Match with all PATCH requests and with deletions of products, so that no request overwrites a change
+    /// that its client has not seen. A request without the header gets 428.
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub require_if_match: bool,
     /// Whether captured mails are shown at /dev/mail. `saas dev` sets this; there is no flag.
     #[arg(skip)]
     pub dev_pages: bool,
-    /// Maximum number of simultaneous connections. More connections wait in the queue of the operating system.
-    /// While some wait there, open connections that are idle or have a slow client are closed. Those of the
-    /// client network with the most connections are closed first.
+    /// Maximum number of simultaneous connections. More connections wait in the queue of the operating system. While connections
+    /// wait, the server closes open connections that are idle or have a slow client, beginning with the client network that has
+    /// the most connections.
     #[arg(long, env, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
-    /// Seconds between the first 503 of the readiness check and the end of accepting connections. Set it to the time
-    /// that the load balancer needs to notice.
+    /// Seconds for which the server still accepts connections after SIGTERM, while the readiness check answers 503. Set it to the
+    /// time that the load balancer needs to notice the 503.
     #[arg(long, env, alias = "shutdown-delay", default_value_t = 0, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=300))]
     pub shutdown_delay_seconds: u64,
-    /// Seconds that running requests may take to finish after SIGTERM.
+    /// Seconds that running requests may take to finish after SIGTERM and SHUTDOWN_DELAY_SECONDS. The others are dropped then.
     #[arg(long, env, alias = "shutdown-timeout", default_value_t = 25, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub shutdown_timeout_seconds: u64,

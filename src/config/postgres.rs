@@ -1,8 +1,9 @@
 //! How to connect to PostgreSQL, in the parameters of libpq (PostgreSQL documentation, "Parameter Key Words").
 //!
-//! Parameters mean the same as in libpq. An unsupported parameter is refused: ignoring it could disable a protection. Two
-//! defaults differ: the root certificates are those of the operating system, not `~/.postgresql/root.crt`, and
-//! `target_session_attrs` is `read-write`.
+//! Parameters mean the same as in libpq. An unsupported parameter is refused: ignoring it could disable a protection. Some
+//! defaults differ: the root certificates are those of the operating system, not `~/.postgresql/root.crt`;
+//! `target_session_attrs` is `read-write`; `connect_timeout` and the TCP keepalive are shorter. Neither the other files in the
+//! home directory nor the `PG*` variables are read.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -10,7 +11,7 @@ use tokio_postgres::{Config, config::ChannelBinding};
 
 use super::site::is_local;
 
-/// TCP keepalive: the kernel closes an idle connection about 30 seconds after the server became unreachable.
+/// TCP keepalive: the kernel closes an idle connection about 30 seconds (15 + 3 * 5) after the server became unreachable.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -21,26 +22,27 @@ const INVALID_PORT: &str =
 /// The address of PostgreSQL and how to connect.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
-    /// At least one, in the order in which they are tried.
+    /// At least one server, in the order of the settings.
     pub servers: Vec<PostgresServer>,
     /// Whether to try the servers and their addresses in random order (`load_balance_hosts`).
     pub random_order: bool,
-    /// Time limit for connecting to each address. `None` for the default.
+    /// Time limit for connecting to each address. `None` means the default, `CONNECT_TIMEOUT` in `db::connect`.
     pub connect_timeout: Option<Duration>,
     pub session: SessionAttrs,
     pub tls: TlsOptions,
-    /// User, password, database, and the properties of a connection. It has no server.
+    /// User, password, database and the properties of a connection, without servers.
     pub connection: Config,
 }
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PostgresServer {
-    /// The path of a socket.
+    /// The path of a Unix domain socket.
     Unix(PathBuf),
     Tcp {
-        /// The name in the certificate. Without an address, it is looked up.
+        /// The host name that the certificate must contain. If the settings have only an address, that address.
         name: String,
+        /// The value of `hostaddr`. `None` if `name` is looked up.
         address: Option<IpAddr>,
         port: u16,
     },
@@ -70,7 +72,7 @@ pub enum SslMode {
     Require,
     /// TLS with a certificate of a trusted authority.
     VerifyCa,
-    /// As `VerifyCa`, and the certificate must contain the host name.
+    /// Same as `VerifyCa`, and the certificate must contain the host name.
     VerifyFull,
 }
 
@@ -80,9 +82,10 @@ pub struct TlsOptions {
     pub mode: SslMode,
     /// PEM file with the trusted authorities; `None` for those of the operating system.
     pub root_certificates: Option<PathBuf>,
-    /// PEM files with the certificate of the client and its key.
+    /// PEM files with the certificate of the client and its key. `None` if the client sends no certificate.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
-    /// Whether TLS begins without asking the server, which needs PostgreSQL 17 (`sslnegotiation=direct`).
+    /// Whether TLS begins without a request that the server must accept first (`sslnegotiation=direct`). PostgreSQL 17 or later
+    /// supports this.
     pub direct: bool,
     /// Whether the host name is sent unencrypted (`sslsni`).
     pub send_name: bool,
@@ -90,7 +93,8 @@ pub struct TlsOptions {
     pub allow_tls13: bool,
 }
 
-/// The parameters that were read.
+/// The values of the parameters, before [`ParsedParameters::finish`] checks those that depend on each other. `hosts`,
+/// `addresses` and `ports` are lists separated by commas, empty if the parameter is missing.
 pub(super) struct ParsedParameters {
     pub(super) hosts: String,
     pub(super) addresses: String,
@@ -100,13 +104,13 @@ pub(super) struct ParsedParameters {
     pub(super) system_roots: bool,
     pub(super) certificate: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
-    /// The other parameters.
+    /// The values of all other parameters. `servers` is empty.
     pub(super) options: PostgresOptions,
 }
 
 impl PostgresOptions {
-    /// Returns why an attacker on the network could read or redirect the connection, with the fix. `None` if all servers
-    /// are local or authenticated. `setting` has the URL.
+    /// Returns why an attacker on the network could read or redirect the connection, with the fix. `None` if all servers are
+    /// local, or prove their identity. `setting` is the name of the setting with the URL.
     pub(super) fn weakness(&self, setting: &str) -> Option<String> {
         let fix = format!(
             "set sslmode=verify-full in {setting}, or POSTGRES_SSLMODE=verify-full if there is no URL"
@@ -118,7 +122,7 @@ impl PostgresOptions {
             }
         };
         let server = self.servers.iter().find(|server| is_remote(server))?;
-        // The password proves the identity of the server if channel binding is required (RFC 5802 section 6).
+        // If channel binding is required, the login proves that the server knows the password (RFC 5802 section 6).
         let is_bound = self.connection.get_channel_binding() == ChannelBinding::Require;
         match self.tls.mode {
             SslMode::Disable | SslMode::Allow | SslMode::Prefer if !is_bound => {
@@ -133,7 +137,7 @@ impl PostgresOptions {
 }
 
 impl ParsedParameters {
-    /// Creates the default parameters.
+    /// Returns the default values of all parameters.
     pub(super) fn new() -> Self {
         let mut connection = Config::new();
         connection
@@ -170,7 +174,7 @@ impl ParsedParameters {
         }
     }
 
-    /// Checks the parameters that depend on each other.
+    /// Checks the parameters that depend on each other, and returns the options.
     ///
     /// # Errors
     /// If two of them contradict each other, or there is no valid host.

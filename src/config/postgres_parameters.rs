@@ -6,13 +6,13 @@ use tokio_postgres::config::ChannelBinding;
 
 use super::postgres::{ParsedParameters, PostgresOptions, SessionAttrs, SslMode};
 
-/// The parameters that have an effect, and those that libpq ignores if it is built without GSSAPI.
+/// The accepted parameters. The parameters of GSSAPI have no effect, as in a libpq that is built without GSSAPI.
 const SUPPORTED: &str = "host hostaddr port dbname user password connect_timeout target_session_attrs \
     load_balance_hosts sslmode ssl sslrootcert sslcert sslkey sslnegotiation sslsni ssl_min_protocol_version \
     ssl_max_protocol_version channel_binding application_name options client_encoding keepalives keepalives_idle \
     keepalives_interval keepalives_count keepalives_retries tcp_user_timeout gssencmode krbsrvname gsslib \
     gssdelegation sslcompression";
-/// Parameters of libpq that are not supported, and of other clients, each with what to do instead.
+/// Parameters of libpq and of other clients that are not supported, each with an instruction for the user.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("passfile", "write the password into the URL, or set POSTGRES_PASSWORD"),
     ("service", "write the parameters of the service into the URL"),
@@ -54,11 +54,11 @@ const CHANNEL_BINDINGS: &[(&str, ChannelBinding)] = &[
     ("prefer", ChannelBinding::Prefer),
     ("require", ChannelBinding::Require),
 ];
-/// What `keepalives_idle=0` means to libpq: the default of the operating system.
+/// The value for `keepalives_idle=0`, which means the default of the operating system: two hours on Linux.
 const SYSTEM_KEEPALIVE_IDLE: Duration = Duration::from_secs(7_200);
 
 impl PostgresOptions {
-    /// Reads parameters; a later one overrides an earlier one of the same name.
+    /// Parses the names and values of parameters. A later parameter overrides an earlier one of the same name.
     ///
     /// # Errors
     /// If a parameter is not supported or has an invalid value. The message has no user and no password.
@@ -77,7 +77,7 @@ impl PostgresOptions {
     }
 }
 
-/// Returns why a parameter is refused, and what to do.
+/// Returns why the parameter `name` is refused, with the fix.
 fn refusal(name: &str, parameters: &[(String, String)]) -> String {
     if let Some((_, instead)) = UNSUPPORTED.iter().find(|(known, _)| *known == name) {
         return format!("the parameter {name} is not supported: {instead}");
@@ -178,7 +178,7 @@ impl ParsedParameters {
                     connection.keepalives_retries(u32::try_from(count).unwrap_or(u32::MAX));
                 }
             }
-            // In milliseconds, unlike the other times.
+            // The value is in milliseconds, unlike the other times, which are in seconds.
             "tcp_user_timeout" => {
                 if let Some(ms) = positive(name, value)? {
                     connection.tcp_user_timeout(Duration::from_millis(ms));
@@ -197,7 +197,10 @@ impl ParsedParameters {
     }
 }
 
-/// Returns the choice that a value names.
+/// Returns the choice with the name `value`.
+///
+/// # Errors
+/// A message with the possible values if there is no such choice.
 fn choose<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
     let chosen = choices.iter().find(|(word, _)| *word == value);
     chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -206,7 +209,7 @@ fn choose<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
     })
 }
 
-/// Parses a number; `None` for 0 and below, which turn a limit off.
+/// Parses a number. `None` for 0 and negative numbers, which mean that a feature is off or has its default.
 fn positive(name: &str, value: &str) -> Result<Option<u64>, String> {
     let number: i64 = value.trim().parse().map_err(|_| format!("{name} is not a number"))?;
     Ok(u64::try_from(number).ok().filter(|number| *number > 0))

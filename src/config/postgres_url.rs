@@ -2,11 +2,11 @@
 
 use percent_encoding::percent_decode_str;
 
-/// Splits the text after `postgres://` into the parameters of libpq and their values. Later parameters override earlier ones
-/// of the same name. Several hosts are one value, separated by commas, and so are their ports.
+/// Splits the text after `postgres://` into the parameters of libpq and their values, in their order: a later parameter
+/// overrides an earlier one of the same name. Several hosts are one value, separated by commas, and so are their ports.
 ///
 /// # Errors
-/// If the text is not a URL. The message has no part of it, which may be a part of the password.
+/// If the text is not a URL. The message contains no part of the text, because any part may belong to the password.
 pub(super) fn parameters(url: &str) -> Result<Vec<(String, String)>, String> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (login, place) = base.split_once('@').unwrap_or(("", base));
@@ -40,7 +40,7 @@ pub(super) fn parameters(url: &str) -> Result<Vec<(String, String)>, String> {
     Ok(list)
 }
 
-/// Splits `host:port`. An IPv6 address is in brackets.
+/// Splits `host:port`. An IPv6 address is in brackets. The port is empty if it is missing.
 fn host_and_port(server: &str) -> Result<(&str, &str), String> {
     let Some(rest) = server.strip_prefix('[') else {
         return Ok(server.split_once(':').unwrap_or((server, "")));
@@ -53,7 +53,8 @@ fn host_and_port(server: &str) -> Result<(&str, &str), String> {
     }
 }
 
-/// Decodes `%20` and the like. A `+` is a plus sign (RFC 3986), and a percent sign without two hexadecimal digits is itself.
+/// Decodes percent-encoding, such as `%20`. A `+` is a plus sign (RFC 3986). A percent sign without two hexadecimal digits after
+/// it is kept.
 pub(super) fn decode(text: &str) -> Result<String, String> {
     match percent_decode_str(text).decode_utf8() {
         Ok(text) if !text.contains('\0') => Ok(text.into_owned()),

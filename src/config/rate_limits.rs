@@ -2,26 +2,26 @@
 
 use clap::{ArgAction, Args, builder::BoolishValueParser};
 
-/// How many requests a caller may send in a minute, and at once.
+/// How many requests a caller may send per minute.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Rate limits of requests")]
 pub struct RequestLimits {
     /// Whether the API limits the requests of each caller: a user, an API key, or a client network if the request is not
-    /// authenticated. Behind a proxy, set TRUSTED_PROXIES too, or all clients are one network.
+    /// authenticated. Behind a proxy, also set TRUSTED_PROXIES: otherwise all clients share the limit of one network.
     #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub rate_limits: bool,
-    /// Requests to /auth, /invitations and /secret-scanning that a caller may send at once, and again within a minute. More
-    /// are refused with 429.
+    /// Requests to /auth, /invitations and /secret-scanning that a caller may send per minute. The limit is a token bucket of
+    /// this size: all requests of a minute may come at once. Further requests are refused with 429.
     #[arg(long, env, default_value_t = 120, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_auth_per_minute: u32,
-    /// As RATE_LIMIT_AUTH_PER_MINUTE, for other requests with GET and HEAD.
+    /// Same as RATE_LIMIT_AUTH_PER_MINUTE, for other requests with GET and HEAD.
     #[arg(long, env, default_value_t = 1_200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_read_per_minute: u32,
-    /// As RATE_LIMIT_AUTH_PER_MINUTE, for requests that change something, except those that enqueue a job.
+    /// Same as RATE_LIMIT_AUTH_PER_MINUTE, for other requests that change something and do not enqueue a job.
     #[arg(long, env, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_write_per_minute: u32,
-    /// As RATE_LIMIT_AUTH_PER_MINUTE, for requests that enqueue a job. USER_MAX_JOBS_PER_HOUR limits the jobs too.
+    /// Same as RATE_LIMIT_AUTH_PER_MINUTE, for requests that enqueue a job. USER_MAX_JOBS_PER_HOUR limits the jobs too.
     #[arg(long, env, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_enqueue_per_minute: u32,
 }

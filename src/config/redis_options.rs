@@ -5,22 +5,22 @@ use secrecy::SecretString;
 
 use super::{redis_server::Redis, value::secret};
 
-/// A server of its own for the cache, and the replicas that must have a job.
+/// The separate server of the cache, and the number of replicas that must have a job.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Redis settings")]
 pub struct RedisOptions {
-    /// URL of a second Redis that has only the cache, in the form of REDIS_URL. It may evict keys, unlike the Redis that has
-    /// the jobs. The default is REDIS_URL.
+    /// URL of a second Redis that has only the cache, in the form of REDIS_URL. This Redis may evict keys, unlike the Redis that
+    /// has the jobs. The default is REDIS_URL.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub cache_redis_url: Option<SecretString>,
-    /// Number of replicas of Redis that must have a job before it is accepted. If too few have it within
-    /// REDIS_TIMEOUT_MS, enqueuing fails with 503, and the job may run all the same. 0 does not wait.
+    /// Number of replicas of Redis that must have a job before it is accepted. If too few replicas have it within
+    /// REDIS_TIMEOUT_MS, enqueuing fails with 503, but the job may still run. With 0, enqueuing does not wait for replicas.
     #[arg(long, env, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
     pub queue_wait_replicas: u32,
 }
 
 impl RedisOptions {
-    /// Returns where the cache is, or `None` if it is on the server of `redis`.
+    /// Returns the settings of the separate server of the cache, or `None` if the cache is on the server of `redis`.
     pub fn cache(&self, redis: &Redis) -> Option<Redis> {
         secret(&self.cache_redis_url).map(|url| redis.at("CACHE_REDIS_URL", url.into()))
     }
@@ -53,7 +53,7 @@ mod tests {
         let found = cache(&flags).unwrap();
         assert_eq!((found.location().as_str(), found.redis_key_prefix.as_str()), ("values:7", "p"));
         assert_eq!(found.setting_name(), "CACHE_REDIS_URL");
-        // The parts of REDIS_URL have no effect on the cache.
+        // REDIS_HOST and REDIS_PORT have no effect on the cache.
         let flags = ["--redis-host=jobs", "--redis-port=7", "--cache-redis-url=redis://values"];
         assert_eq!(cache(&flags).unwrap().location(), "values:6379");
     }

@@ -15,7 +15,7 @@ use super::{
 const DEFAULT_PORT: u16 = 6379;
 const URL_SETTING: &str = "REDIS_URL";
 
-/// Where Redis is, and how long to wait for it.
+/// The address of Redis, the prefix of keys, and the time limit of commands.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Redis settings")]
 pub struct Redis {
@@ -34,25 +34,26 @@ pub struct Redis {
     /// Redis database number, if there is no REDIS_URL.
     #[arg(long, env, default_value = "0", value_name = "N", value_parser = setting("REDIS_DB", database_number))]
     pub redis_db: Setting<u8>,
-    /// Prefix of all Redis keys: queues, cache and rate limits. Use `{rq}` with Redis Cluster.
+    /// Prefix of all Redis keys: those of queues, cache and rate limits. With Redis Cluster, it must have a part in braces, as in
+    /// `{rq}`.
     #[arg(long, env, alias = "queue-prefix", default_value = "rq", value_name = "PREFIX")]
     pub redis_key_prefix: String,
-    /// Milliseconds that a request waits for a Redis connection, and again for each of two attempts, before it fails
-    /// with 503.
+    /// Milliseconds to wait for a Redis connection, and for the answer to one attempt of a command. All attempts together have
+    /// twice this time, or three times to enqueue a job. Then a request that needs Redis fails with 503.
     #[arg(long, env, default_value_t = 900, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub redis_timeout_ms: u64,
-    /// The setting that `redis_url` comes from, for messages.
+    /// The name of the setting that `redis_url` comes from, for messages.
     #[arg(skip = URL_SETTING)]
     url_setting: &'static str,
 }
 
 impl Redis {
-    /// Returns these settings for another server, whose URL comes from `setting`.
+    /// Returns these settings with the URL of another server. `setting` is the name of the setting with this URL, for messages.
     pub fn at(&self, setting: &'static str, url: SecretString) -> Self {
         Self { redis_url: Some(url), url_setting: setting, ..self.clone() }
     }
 
-    /// Returns the servers and how to connect to them, from `REDIS_URL` or the `REDIS_*` parts.
+    /// Returns the servers and how to connect to them, from `REDIS_URL` or the other `REDIS_*` settings.
     ///
     /// # Errors
     /// If a setting is invalid; the message names it and has no part of the URL.
@@ -86,7 +87,7 @@ impl Redis {
         secret(&self.redis_url).is_some() || self.redis_host.is_set()
     }
 
-    /// Returns the setting that names the server, for messages.
+    /// Returns the name of the setting that names the server, for messages.
     pub fn setting_name(&self) -> &'static str {
         match secret(&self.redis_url).is_none() && self.redis_host.is_set() {
             true => "REDIS_HOST",
@@ -94,17 +95,18 @@ impl Redis {
         }
     }
 
-    /// Describes the servers without user and password, as in `redis.example.com:6379`.
+    /// Returns the addresses of the servers without user and password, as in `redis.example.com:6379`.
     pub fn location(&self) -> String {
         self.servers().map_or_else(|_| "the configured address".into(), |servers| servers.location())
     }
 
-    /// Returns what is invalid in these settings, each problem with its fix.
+    /// Returns the problem of these settings with its fix, or an empty list if they are valid.
     pub fn problems(&self) -> Vec<String> {
         self.endpoints().err().map(|error| error.to_string()).into_iter().collect()
     }
 
-    /// Returns why connections may be read by others, with the fix.
+    /// Returns why an attacker on the network could read or redirect a connection, with the fix. `None` if no attacker could,
+    /// or the settings are invalid.
     pub(super) fn weakness(&self) -> Option<String> {
         let (servers, setting) = (self.servers().ok()?, self.url_setting);
         let scheme = servers.tls_scheme();
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_found_by_the_url_or_its_parts() {
+    fn the_server_is_that_of_the_url_or_of_the_other_settings() {
         let cases: [(&[&str], &str); 9] = [
             (&[], "localhost:6379"),
             (&["--redis-host=Cache.example.com", "--redis-port=7"], "cache.example.com:7"),
@@ -156,7 +158,7 @@ mod tests {
             (&["--redis-url=redis://u:p@h:7/1"], "h:7"),
             (&["--redis-url=rediss://[::1]"], "[::1]:6379"),
             (&["--redis-url=unix:///run/redis.sock"], "/run/redis.sock"),
-            // The parts have no effect beside a URL.
+            // REDIS_PORT and REDIS_DB have no effect beside REDIS_URL.
             (&["--redis-url=redis://h", "--redis-port=tcp://10.0.0.1:6379", "--redis-db=x"], "h:6379"),
         ];
         for (flags, wanted) in cases {

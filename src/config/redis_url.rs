@@ -14,18 +14,19 @@ const ESCAPES: &str =
 #[derive(Clone, Debug)]
 pub struct RedisEndpoints {
     pub topology: RedisTopology,
-    /// The servers to ask first: the one server, the Sentinels, or nodes of the cluster.
+    /// The servers that the URL lists: the single server, the Sentinels, or nodes of the cluster.
     pub seeds: Vec<ConnectionInfo>,
-    /// How to connect to the server with the keys. With several servers, its address is found out later.
+    /// How to log in to the server that has the keys, and whether to use TLS. Its address is valid only for a single server:
+    /// Sentinels or nodes of the cluster tell the address of the primary.
     pub server: ConnectionInfo,
 }
 
-/// What the addresses in `REDIS_URL` are.
+/// The kind of the servers in `REDIS_URL`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisTopology {
-    /// One server, which may be a node of a cluster.
+    /// A single server, which may be a node of a cluster.
     Single,
-    /// Sentinels, which know the address of the primary with this name.
+    /// Sentinels, which know the address of the primary that they monitor under the name `master`.
     Sentinel { master: String },
     /// Nodes of a cluster.
     Cluster,
@@ -37,7 +38,7 @@ impl RedisEndpoints {
         Self { topology: RedisTopology::Single, seeds: vec![server.clone()], server }
     }
 
-    /// Changes how to connect to each server.
+    /// Applies `change` to the connection settings of each server.
     pub fn map_connections(self, change: impl Fn(ConnectionInfo) -> ConnectionInfo) -> Self {
         Self {
             topology: self.topology,
@@ -46,12 +47,12 @@ impl RedisEndpoints {
         }
     }
 
-    /// Returns the addresses without user and password, as in `redis.example.com:6379`.
+    /// Returns the listed addresses without user and password, as in `redis.example.com:6379`.
     pub(super) fn location(&self) -> String {
         self.seeds.iter().map(|seed| place(seed.addr())).collect::<Vec<_>>().join(", ")
     }
 
-    /// Returns the beginning of a `REDIS_URL` of this kind that uses TLS.
+    /// Returns the scheme of a `REDIS_URL` for these servers with TLS.
     pub(super) fn tls_scheme(&self) -> &'static str {
         match self.topology {
             RedisTopology::Single => "rediss://",
@@ -70,39 +71,41 @@ fn place(address: &ConnectionAddr) -> String {
     }
 }
 
-/// Returns the part of a key that determines its slot in a cluster; `None` if that is the whole key. All keys with the same
-/// tag are in one slot (Redis Cluster specification, "Hash tags").
+/// Returns the part of a key that determines its slot in a cluster; `None` if the whole key determines the slot. All keys with
+/// the same tag are in one slot (Redis Cluster specification, "Hash tags").
 pub fn hash_tag(key: &str) -> Option<&str> {
     let (_, rest) = key.split_once('{')?;
     let (tag, _) = rest.split_once('}')?;
     (!tag.is_empty()).then_some(tag)
 }
 
-/// Parses a URL.
+/// Parses the value of `REDIS_URL`.
 ///
 /// # Errors
-/// If it is invalid; the message has no part of the URL but the names of its parameters.
+/// If the URL is invalid. Of the URL, the message contains only the names of parameters.
 pub(super) fn parse(url: &str) -> anyhow::Result<RedisEndpoints> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     // `valkey` and `valkeys` are other names of `redis` and `rediss`.
     let scheme = scheme.to_ascii_lowercase().replace("valkey", "redis").replace('-', "+");
-    let several = match scheme.as_str() {
-        "redis+sentinel" => Several { base: "redis", is_cluster: false, authority, tail },
-        "rediss+sentinel" => Several { base: "rediss", is_cluster: false, authority, tail },
-        "redis+cluster" => Several { base: "redis", is_cluster: true, authority, tail },
-        "rediss+cluster" => Several { base: "rediss", is_cluster: true, authority, tail },
+    let url_of_several = match scheme.as_str() {
+        "redis+sentinel" => MultiServerUrl { base: "redis", is_cluster: false, authority, tail },
+        "rediss+sentinel" => MultiServerUrl { base: "rediss", is_cluster: false, authority, tail },
+        "redis+cluster" => MultiServerUrl { base: "redis", is_cluster: true, authority, tail },
+        "rediss+cluster" => MultiServerUrl { base: "rediss", is_cluster: true, authority, tail },
         _ => return parse_single(url, authority, tail),
     };
     // An unescaped special character of a password ends the list of hosts early. The rest of the URL may be a part of the
     // password.
     if tail.contains('@') {
-        return Err(several.unreadable());
+        return Err(url_of_several.unreadable());
     }
-    several.parse()
+    url_of_several.parse()
 }
 
 fn parse_single(url: &str, authority: &str, tail: &str) -> anyhow::Result<RedisEndpoints> {
+    // Whether an unescaped special character of a password ends the host early. The rest of the URL may be a part of the
+    // password.
     let is_cut = Url::parse(url)
         .is_ok_and(|url| !url.scheme().ends_with("unix") && url[Position::AfterPort..].contains('@'));
     let hosts = authority.rsplit('@').next().unwrap_or_default();
@@ -115,14 +118,15 @@ fn parse_single(url: &str, authority: &str, tail: &str) -> anyhow::Result<RedisE
     if let Some(problem) = unknown_parameter(url).filter(|_| !is_cut) {
         bail!(problem);
     }
-    // The parser's message may repeat the URL.
+    // The message of the parser may repeat the URL with the password, so it is not shown.
     match url.into_connection_info() {
         Ok(connection) if !is_cut => Ok(RedisEndpoints::single(connection)),
         _ => bail!("REDIS_URL cannot be read; write redis://:password@host:6379/0, {ESCAPES}"),
     }
 }
 
-/// Returns what is wrong with the parameters of a URL, which the parser would ignore.
+/// Returns a message about the first unknown parameter of a URL, with the fix: the parser of the library would ignore the
+/// parameter. `None` if all parameters are known.
 fn unknown_parameter(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
     let known: &[&str] = match url.scheme() {
@@ -141,16 +145,18 @@ fn unsupported(name: &str, fix: &str) -> String {
     format!("REDIS_URL has the parameter {name:?}, which is not supported: {fix}")
 }
 
-/// A URL with the addresses of several servers, which the parsers of libraries do not understand.
-struct Several<'a> {
-    /// The scheme of the URL of one of the servers.
+/// A URL with the addresses of several servers, which neither `url` nor `redis` can parse.
+struct MultiServerUrl<'a> {
+    /// The scheme of a URL for one of the servers: `redis` or `rediss`.
     base: &'static str,
     is_cluster: bool,
+    /// The text between the scheme and the path: user, password and hosts.
     authority: &'a str,
+    /// The rest: path, query and fragment.
     tail: &'a str,
 }
 
-impl Several<'_> {
+impl MultiServerUrl<'_> {
     fn parse(&self) -> anyhow::Result<RedisEndpoints> {
         let tail =
             Url::parse(&format!("{}://host{}", self.base, self.tail)).map_err(|_| self.unreadable())?;
@@ -164,7 +170,7 @@ impl Several<'_> {
             }
             (RedisTopology::Cluster, 0)
         } else {
-            // If the path is only a number, it is a database, and the name of the master is missing.
+            // If the path is empty or only a number, the name of the master is missing: the number is a database.
             if path.bytes().all(|byte| byte.is_ascii_digit()) {
                 bail!(
                     "REDIS_URL has no name of a master: write redis+sentinel://host:26379,host:26379/<master-name>/0, with a \
@@ -203,7 +209,8 @@ impl Several<'_> {
         Ok(RedisEndpoints { topology, seeds, server })
     }
 
-    /// Returns how to log in to the Sentinels, and the query of the URL of a server.
+    /// Returns the user and password for the Sentinels, and the query for the URL of each server: the parameter `protocol`, if
+    /// the URL has it.
     fn parameters(&self, query: &str) -> anyhow::Result<(RedisConnectionInfo, Option<String>)> {
         let (mut sentinel, mut protocol) = (RedisConnectionInfo::default(), None);
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {

@@ -8,7 +8,7 @@ use std::{
 
 use url::{Host, Url};
 
-/// Parses the address of a site, without query and fragment.
+/// Parses the URL of a site: http or https, without user, password, query and fragment.
 pub(super) fn base_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).ok().filter(|url| {
         matches!(url.scheme(), "http" | "https")
@@ -74,14 +74,15 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// Returns an item as a message shows it. The text before an @ may contain a password.
+/// Returns an item for a message: in quotes, or `an item` if it has an @, because the text before an @ may be a password.
 fn shown(item: &str) -> String {
     if item.contains('@') { "an item".to_owned() } else { format!("{item:?}") }
 }
 
-/// Splits a list: a JSON list, or separated by commas. Blank items are dropped.
+/// Splits a JSON list, or a list separated by commas, and drops blank items. `example` is a JSON list for the message about
+/// invalid JSON.
 fn list(text: &str, example: &str) -> Result<Vec<String>, String> {
-    // An IPv6 address begins with a bracket, too.
+    // A text that begins with a bracket is a JSON list, unless the bracket belongs to an IPv6 address.
     let is_address = text.strip_prefix('[').is_some_and(|rest| {
         rest.contains(':') && rest.starts_with(|c: char| c == ':' || c.is_ascii_hexdigit())
     });
@@ -118,9 +119,9 @@ pub(super) fn host(text: &str) -> Result<Host, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let ip = bare.parse().ok().map(Host::Ipv6);
     ip.or_else(|| Host::parse(text).ok()).ok_or_else(|| {
-        // The text has a user with a password, several words, or a path. The message must not repeat a password.
+        // Whether the text has a user with a password, several words, or a path. The message must not repeat a password.
         let is_unclear = text.contains(['@', ' ']) || text.starts_with('/');
-        // A URL, or a host with its port.
+        // The text may be a URL, or a host with a port. Then the message names its host.
         let url = Url::parse(text).ok().filter(Url::has_host);
         let url = url.or_else(|| Url::parse(&format!("http://{text}")).ok());
         match url.as_ref().and_then(Url::host_str).filter(|_| !is_unclear) {
@@ -152,7 +153,7 @@ pub(super) fn listen_address(text: &str) -> Result<IpAddr, String> {
     })
 }
 
-/// Returns whether connections to a host stay in this machine.
+/// Returns whether a host is this machine, so that connections to it do not use the network.
 pub(super) fn is_local(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
     let is_loopback = host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());

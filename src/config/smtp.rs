@@ -19,7 +19,7 @@ pub struct SmtpServer {
     pub port: u16,
     pub tls: SmtpTls,
     pub credentials: Option<SmtpCredentials>,
-    /// The name of this client for the command EHLO.
+    /// The name of this client for the command EHLO. `None` for the default of the mail library.
     pub hello_name: Option<String>,
 }
 
@@ -136,7 +136,7 @@ fn tls_parameter(url: &Url) -> Result<Option<SmtpTls>, Cow<'static, str>> {
     Ok(tls)
 }
 
-/// Returns the EHLO name, which is the path of the URL.
+/// Returns the name for EHLO: the path of the URL. `None` if there is no path.
 fn hello_name(url: &Url) -> Result<Option<String>, &'static str> {
     let name = url.path().trim_matches('/');
     let is_valid = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));

@@ -11,7 +11,7 @@ use crate::email_address::EmailAddress;
 /// A setting in its parsed form, or the reason why its text is invalid.
 ///
 /// An invalid text does not end the parsing of the command line. The reason is kept, so that start-up reports the
-/// problems of all settings together and `saas doctor` can list them. A setting that is not used is not reported.
+/// problems of all settings together and `saas doctor` can list them. An invalid setting that has no effect is not reported.
 #[derive(Clone)]
 pub struct Setting<T>(Result<Option<T>, String>);
 
@@ -19,7 +19,7 @@ impl<T> Setting<T> {
     /// Returns the value, or `None` if the setting is absent or blank.
     ///
     /// # Errors
-    /// If the text is invalid; the message names the setting and what to write.
+    /// If the text is invalid; the message names the setting and the expected form.
     pub fn get(&self) -> anyhow::Result<Option<&T>> {
         match &self.0 {
             Ok(value) => Ok(value.as_ref()),
@@ -69,7 +69,7 @@ where
 pub(super) fn port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(port @ 1..) => Ok(port),
-        // Kubernetes sets such a variable in every pod of a namespace with a service of this name.
+        // If a namespace has a service named `redis`, Kubernetes sets REDIS_PORT=tcp://... in every pod of the namespace.
         _ if text.contains("://") && !text.contains('@') => Err(format!(
             "is {text:?}, which Kubernetes sets because of a service with this name: set the URL of the server instead, \
              or `enableServiceLinks: false` in the pod"
@@ -108,8 +108,8 @@ pub fn secret(value: &Option<SecretString>) -> Option<&str> {
     given(value.as_ref().map(ExposeSecret::expose_secret))
 }
 
-/// Returns a password without the line end of the file that it may come from, or `None` if it is absent or blank. Spaces
-/// are part of a password.
+/// Returns a password without the line ends at its end, which come from the file of the secret. `None` if the password is
+/// absent or blank. Spaces are part of a password.
 pub(super) fn password(value: &Option<SecretString>) -> Option<&str> {
     let text = value.as_ref()?.expose_secret().trim_end_matches(['\r', '\n']);
     Some(text).filter(|text| !text.trim().is_empty())
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn only_line_ends_are_not_part_of_a_password() {
+    fn line_ends_at_the_end_are_removed_from_a_password_and_spaces_are_kept() {
         for (text, wanted) in [
             (" a b ", Some(" a b ")),
             (" a\n", Some(" a")),

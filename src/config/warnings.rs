@@ -1,11 +1,11 @@
-//! Settings that work, but are unsafe in production or probably not what was meant.
+//! Settings that work, but are unsafe in production or probably not intended.
 
 use url::Url;
 
 use super::{Config, Mail, Setting, SmtpTls, check::DEFAULT_PUBLIC_URL, site::is_local, value::secret};
 
 impl Config {
-    /// Returns warnings about settings that are probably not what was meant.
+    /// Returns warnings about settings that are probably not intended, each with its fix. Empty if `DEBUG` is on.
     pub fn warnings(&self) -> Vec<String> {
         if self.core.debug {
             return Vec::new();
@@ -26,8 +26,8 @@ impl Config {
         warnings
     }
 
-    /// Returns what is unsafe in production, each with its fix. `saas serve` and `saas worker` start all the same, because an
-    /// unencrypted connection may be acceptable in a private network.
+    /// Returns warnings about settings that are unsafe in production, each with its fix. `saas serve` and `saas worker` start
+    /// with these settings, because an unencrypted connection may be acceptable in a private network.
     pub fn weaknesses(&self) -> Vec<String> {
         let mut list = Vec::new();
         if self.core.debug {
@@ -92,7 +92,7 @@ mod tests {
         config: Config,
     }
 
-    /// Returns the weaknesses with these flags, besides those of a configuration that has none.
+    /// Returns the weaknesses of a configuration that has only those of these flags.
     fn weaknesses(flags: &[&str]) -> Vec<String> {
         let safe = [
             "--database-url=postgres://u@db.example.com/app?sslmode=verify-full",

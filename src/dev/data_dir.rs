@@ -12,12 +12,12 @@ use super::{
     private::{create_private_dir, open_private_file},
 };
 
-/// Creates the directory of one server, accessible to the account that the server runs under and to no other.
+/// Creates the directory of one server, which only the account of the server can access. Returns its path.
 ///
-/// If this process runs as root, servers run under another account. If that account cannot reach the
-/// directory of the project, the data goes to [`fallback_dir`].
+/// If this process runs as root, servers run under another account: `account`. If `account` cannot write to the directory
+/// `name` in `dir`, the data is stored in [`fallback_dir`].
 pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> anyhow::Result<PathBuf> {
-    // The directory of all servers keeps its owner, so it is not created with `create_for`.
+    // The directory of all servers belongs to this user, not to the account of one server.
     create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     let preferred = create_for(&dir.join(name), account)?;
     let Some(account) = account else { return Ok(preferred) };
@@ -43,14 +43,15 @@ pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> a
     Ok(fallback)
 }
 
-/// Creates the parent of all fallback directories. The accounts of servers can pass through it, whatever the
+/// Creates the parent of all fallback directories. All accounts can reach directories in it but not list them, whatever the
 /// umask is.
 fn create_fallback_parent(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::set_permissions(dir, Permissions::from_mode(0o711))
 }
 
-/// Creates a private directory that belongs to `account`, else to this user. Returns its path without symbolic links.
+/// Creates a private directory that belongs to `account` or, without an account, to this user. Returns its path without
+/// symbolic links.
 fn create_for(path: &Path, account: Option<&Account>) -> anyhow::Result<PathBuf> {
     create_private_dir(path).with_context(|| format!("cannot create the directory {}", path.display()))?;
     let path = path.canonicalize()?;
@@ -60,8 +61,8 @@ fn create_for(path: &Path, account: Option<&Account>) -> anyhow::Result<PathBuf>
     Ok(path)
 }
 
-/// Moves data that an earlier release has stored in `from`, where its account could reach it. Does nothing if
-/// `to` exists.
+/// Moves the data in `from` to `to`, unless `to` exists or `from` is empty. An earlier release has stored the data in `from`,
+/// whose parent directories all accounts could pass then.
 fn move_data(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() || fs::read_dir(from)?.next().is_none() {
         return Ok(());
@@ -91,7 +92,7 @@ pub(super) fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a file that only `account` can read, else only this user.
+/// Writes a file that only `account` can read or, without an account, only this user.
 pub(super) fn write_private_file(path: &Path, text: &str, account: Option<&Account>) -> anyhow::Result<()> {
     let mut file = open_private_file(path, File::options().truncate(true))
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -101,7 +102,8 @@ pub(super) fn write_private_file(path: &Path, text: &str, account: Option<&Accou
     Ok(file.write_all(text.as_bytes())?)
 }
 
-/// Creates a directory for the data of test servers. The guards of the servers remove it.
+/// Creates a directory for the data of test servers. The guard of the last server removes it when the server stops. A caller
+/// that starts no server must remove it.
 ///
 /// # Errors
 /// If the directory cannot be created.

@@ -1,8 +1,8 @@
-//! A child process that cannot outlive its parent.
+//! A child process that is stopped when its parent ends.
 //!
-//! A small shell runs between the two and reads from a pipe whose other end the parent holds. When the parent ends, even
-//! by `kill -9`, the pipe closes and the shell stops the child. The child has its own process group, so that Ctrl-C in
-//! the terminal reaches the parent alone, which then stops its children in order.
+//! The parent starts a small shell, the guard, which starts the child and reads from a pipe whose other end the parent holds.
+//! When the parent ends, even by `kill -9`, the pipe closes and the guard stops the child. Guard and child have their own
+//! process group, so that Ctrl-C in the terminal reaches only the parent, which then stops its children in order.
 
 use std::{
     fs,
@@ -15,9 +15,9 @@ use anyhow::Context;
 
 use super::private::open_private_file;
 
-/// The script of the shell. Arguments: the signal that stops the child; the directory to remove after the child was stopped,
-/// or an empty text; the command. The parent of that directory is removed too if it is empty. The umask makes the files of
-/// the child inaccessible to other users.
+/// The script of the guard. Arguments: the signal that stops the child; the directory to remove after the guard has stopped the
+/// child, or an empty text; the command. The parent of this directory is removed too if it is empty. The umask makes the files
+/// of the child inaccessible to other users.
 const GUARD: &str = r#"
 umask 077
 stop=$1 wipe=$2; shift 2
@@ -98,7 +98,8 @@ pub(super) struct Guarded {
 impl Guarded {
     /// Starts `command` and writes its output to the file `log`.
     ///
-    /// To stop the child, the guard sends `signal`, then SIGKILL after 10 s, and removes the directory `wipe`.
+    /// To stop the child, the guard sends `signal`, and SIGKILL if the child still runs after 10 s. Then it removes the directory
+    /// `wipe`.
     ///
     /// # Errors
     /// If the process cannot be started or the log cannot be created.

@@ -1,8 +1,8 @@
-//! Private PostgreSQL and Redis servers for `saas dev` and the tests. They never outlive the process that starts them.
+//! Private PostgreSQL and Redis servers for `saas dev` and the tests. They stop when the process that has started them ends.
 //!
 //! | file | concern |
 //! |---|---|
-//! | `server` | a running server, and how long its data is kept |
+//! | `server` | a running server, and whether its data is kept |
 //! | `running` | the lock of `saas dev`, and how other commands find its servers |
 //! | `postgres`, `redis` | start one server each |
 //! | `guard` | a child process that ends when its parent does |

@@ -27,13 +27,13 @@ const BIN_DIRS: &[&str] = &[
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// How long to wait for the previous server to end.
+/// Maximum time to wait for the server of an earlier run to end.
 const PREVIOUS_STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const PREVIOUS_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Name of the database, and of the superuser that owns it.
 const DATABASE: &str = "saas";
-/// Argument of initdb: case mapping beyond ASCII, as production servers have it. All other categories use the
-/// C locale.
+/// Argument of initdb for the case of letters beyond ASCII, which production servers usually support too. All other categories
+/// of the locale are `C`.
 const CTYPE_ARG: &str = if cfg!(target_os = "macos") { "--lc-ctype=UTF-8" } else { "--lc-ctype=C.UTF-8" };
 
 impl Server {
@@ -63,7 +63,7 @@ impl Server {
         if purpose == Purpose::Test {
             settings.extend(["fsync=off", "full_page_writes=off", "max_connections=400", "autovacuum=off"]);
         }
-        // SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one.
+        // SIGINT requests a fast shutdown, with a checkpoint; SIGQUIT an immediate one, without.
         let (signal, wipe) = match purpose {
             Purpose::Development => ("INT", None),
             Purpose::Test => ("QUIT", Some(dir.as_path())),
@@ -123,7 +123,7 @@ async fn init_cluster(
         .arg("-D")
         .arg(&data)
         .current_dir("/")
-        // Ctrl-C reaches the parent alone, which then drops this child.
+        // Ctrl-C reaches only this process, which then drops the child and so kills it.
         .process_group(0);
     if let Some(account) = account {
         account.drop_to(&mut command);
@@ -136,9 +136,10 @@ async fn init_cluster(
     Ok(fs::rename(&data, dir.join("data"))?)
 }
 
-/// Waits for the server of an earlier `saas dev` that was killed and may still write its last checkpoint.
+/// Waits until the server of an earlier `saas dev` has ended: if that process was killed, the server may still write its last
+/// checkpoint.
 ///
-/// Waits at most 20 s: PostgreSQL itself refuses to start twice on the same data.
+/// Waits for at most 20 s. If the server still runs then, PostgreSQL itself refuses to start twice on the same data.
 pub(super) async fn wait_for_previous_server(data: &Path) {
     let start = Instant::now();
     let is_running = || {

@@ -1,5 +1,5 @@
-//! Files and directories that only this user can access. They are created with their mode: if it were changed afterwards,
-//! other users could open them in between.
+//! Files and directories that only this user can access. They are created with this mode. If the mode were set after the
+//! creation, other users could open them in between.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Creates a directory and its missing parents. Also removes the permissions of others from an existing one.
+/// Creates a directory and its missing parents. If the directory exists, removes the permissions of other users.
 ///
 /// # Errors
 /// If the directory cannot be created, or belongs to another user.
@@ -22,12 +22,12 @@ pub fn create_private_dir(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, Permissions::from_mode(DIR_MODE))
 }
 
-/// Opens a file for writing; `options` say how. Creates it if it is missing, and removes the permissions of others from an
-/// existing one.
+/// Opens a file for writing, with further options such as `truncate`. Creates the file if it is missing. If the file exists,
+/// removes the permissions of other users.
 ///
 /// # Errors
-/// If the file cannot be opened, belongs to another user, or is a symbolic link: the directory may belong to another account,
-/// and root would change the file that the link leads to.
+/// If the file cannot be opened, belongs to another user, or is a symbolic link. A link is refused because the directory may
+/// belong to another account: root would change the file that the link leads to.
 pub fn open_private_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let no_links = i32::try_from(OFlags::NOFOLLOW.bits()).map_err(io::Error::other)?;
     let file = options.write(true).create(true).mode(FILE_MODE).custom_flags(no_links).open(path)?;
@@ -35,8 +35,8 @@ pub fn open_private_file(path: &Path, options: &mut OpenOptions) -> io::Result<F
     Ok(file)
 }
 
-/// Removes the permissions of others from the files with an extension in a directory. An earlier release may have created
-/// them for all users.
+/// Removes the permissions of other users from the files in a directory that have the extension. An earlier release may have
+/// created files that all users can read.
 ///
 /// # Errors
 /// If the directory cannot be read, or a file belongs to another user.

@@ -2,12 +2,12 @@ use std::{fs, path::PathBuf};
 
 use anyhow::bail;
 
-/// Finds a program in `dirs`, then in `PATH`. The first of `names` that is installed wins.
+/// Finds a program in `dirs`, then in `PATH`. `names` are alternatives: returns the first that is installed.
 ///
-/// A `*` in `dirs` matches a version; the highest comes first.
+/// A `*` in `dirs` matches a version; the highest version comes first.
 ///
 /// # Errors
-/// If none is installed; the message names `package`.
+/// If none of the programs is installed; the message names `package`, the package to install.
 pub(super) fn find_program(names: &[&str], dirs: &[&str], package: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut dirs: Vec<PathBuf> = dirs.iter().flat_map(|dir| expand(dir)).collect();

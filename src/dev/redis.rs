@@ -70,7 +70,7 @@ async fn wait_until_ready(url: &str, process: &mut Guarded) -> anyhow::Result<()
                 process.log_tail()
             );
         }
-        // While Redis loads its data, it answers LOADING.
+        // While Redis loads its data, it answers with the error LOADING, so the loop tries again.
         let answer: Result<String, redis::RedisError> = async {
             let mut conn = client.get_multiplexed_async_connection().await?;
             redis::cmd("PING").query_async::<()>(&mut conn).await?;

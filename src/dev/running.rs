@@ -12,19 +12,20 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::private::{create_private_dir, open_private_file};
 
-/// Where `saas dev` stores everything, below the working directory.
+/// The default directory for all data of `saas dev`, relative to the working directory.
 pub const DEFAULT_STATE_DIR: &str = ".saas";
-/// The name of the file that a running `saas dev` locks. Its directory may be wiped, but not this file.
+/// The name of the file that a running `saas dev` locks. `saas dev --reset` keeps this file, and deletes all others in its
+/// directory.
 pub const LOCK_FILE: &str = "lock";
 const URLS_FILE: &str = "servers.env";
-/// Attempts to lock: a command that looks for the servers holds the lock for a moment.
+/// Maximum number of attempts to lock the file. Another command that looks for the servers may hold the lock for a moment.
 const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Locks a state directory until the file is dropped or this process ends. Creates it if it is missing.
+/// Locks a state directory until the returned file is dropped or this process ends. Creates the directory if it is missing.
 ///
 /// # Errors
-/// If another `saas dev` uses the directory.
+/// If another `saas dev` uses the directory, or a file cannot be created.
 pub async fn lock_state(dir: &Path) -> anyhow::Result<File> {
     create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     let path = dir.join(LOCK_FILE);
@@ -90,7 +91,8 @@ impl RunningServers {
         let lock = File::open(dir.join(LOCK_FILE)).ok()?;
         match lock.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {}
-            // `saas dev` was killed. No other one starts meanwhile, because this process holds the lock.
+            // The `saas dev` that has written the URLs was killed. No other `saas dev` writes URLs now, because this process
+            // holds the lock.
             Ok(()) => {
                 let _ = Self::remove(dir);
                 return None;
@@ -122,7 +124,7 @@ mod tests {
         assert_eq!(found.database_url.unwrap().expose_secret(), "postgres://u:p@h/d?a=b");
         assert!(found.redis_url.is_none());
         assert!(lock_state(&dir).await.is_err());
-        // As if the process was killed.
+        // A process that is killed releases the lock and leaves the URLs.
         drop(lock);
         assert!(RunningServers::find(&dir).is_none() && !dir.join(URLS_FILE).exists());
         // The next process removes the URLs that a killed one has left.

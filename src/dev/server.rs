@@ -11,7 +11,7 @@ use super::{
     guard::{Account, Guarded},
 };
 
-/// The purpose of a server. It decides how long the data is kept and how durable it is.
+/// The purpose of a server, which determines whether its data is kept and how durable the data is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// The data is kept from one start to the next.
@@ -35,8 +35,8 @@ impl Server {
     }
 }
 
-/// Returns a free port of the loopback interface: the port in the file if it is free, so that URLs stay valid
-/// from one start to the next.
+/// Returns a free port of the loopback interface: the port in the file if it is free, or else any free port. So URLs usually
+/// stay valid from one start to the next.
 ///
 /// # Errors
 /// If no port is free.

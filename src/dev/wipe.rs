@@ -8,8 +8,8 @@ use super::{
 /// The names of the servers' data directories.
 const SERVERS: [&str; 2] = ["postgres", "redis"];
 
-/// Deletes the data of `saas dev` in `dir`, and the servers' data in the fallback directory. Keeps the entries of `dir`
-/// that are named in `except`.
+/// Deletes the data of `saas dev` in its state directory `dir`, and the data of its servers in the fallback directories. Keeps
+/// the entries of `dir` that `except` names. Waits until the servers of an earlier run have ended.
 ///
 /// # Errors
 /// If a file or directory cannot be removed.

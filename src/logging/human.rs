@@ -18,13 +18,13 @@ use tracing_subscriber::{
 use super::span_fields::for_each_span_field;
 use crate::error::chain;
 
-/// The fields that the line of a request begins with, without their names.
+/// The first fields in the line of a request, in this order. Their names are not shown.
 const REQUEST_FIELDS: [&str; 6] = ["method", "path", "status", "code", "fields", "duration_ms"];
-/// Fields with ids that are shortened in the lines of successful requests.
+/// Fields whose ids are shortened, except in warnings, errors and the lines of failed requests.
 const REQUEST_IDS: [&str; 2] = ["request_id", "client_request_id"];
-/// Length of a UUID.
+/// Length of a UUID with its four hyphens.
 const UUID_CHARS: usize = 36;
-/// Length of a shortened id: enough to distinguish the requests of a few minutes.
+/// Length of a shortened id: enough digits to distinguish the requests of a few minutes.
 const SHORT_ID_CHARS: usize = 8;
 
 // SGR codes of terminals (ECMA-48).
@@ -34,9 +34,9 @@ const GREEN: &str = "32";
 const YELLOW: &str = "33";
 const BLUE: &str = "34";
 
-/// Formats an event as one line: time, level, message and fields, in the time zone of this machine.
+/// Formats an event as a line of text: time, level, message and fields. The time is in the time zone of this machine.
 pub(super) struct HumanLines {
-    /// Whether lines have the date.
+    /// Whether lines begin with the date, not only with the time.
     pub(super) with_date: bool,
 }
 
@@ -123,7 +123,7 @@ impl Line {
         Ok(text)
     }
 
-    /// Returns the beginning of the line of a request, and removes its fields.
+    /// Removes the [`REQUEST_FIELDS`], and returns their values for the beginning of the line.
     fn take_request(&mut self, status: u16) -> String {
         let color = match status {
             500.. => RED,
@@ -151,13 +151,13 @@ fn push_visible(text: &mut String, c: char) {
     }
 }
 
-/// Returns a value in quotes if it has spaces, quotes or characters that cannot be seen.
+/// Returns a value in quotes, with escapes, if it is empty or contains a space, a quote, a backslash or an invisible character.
 fn quoted(value: &str) -> Cow<'_, str> {
     let is_plain = !value.is_empty() && !value.contains(' ') && value.escape_debug().eq(value.chars());
     if is_plain { value.into() } else { format!("{value:?}").into() }
 }
 
-/// Returns the end of a UUID, which is its random part. Other ids are not shortened.
+/// Returns the end of a UUID, because this part is random in all versions. Other ids are not shortened.
 fn shortened_id(id: &str) -> &str {
     if id.len() == UUID_CHARS { id.get(UUID_CHARS - SHORT_ID_CHARS..).unwrap_or(id) } else { id }
 }

@@ -17,6 +17,7 @@ use crate::error::chain;
 
 /// Formats an event as a flat JSON object with the fields of the event and its spans, and the name of the service.
 pub(super) struct JsonLines {
+    /// `PROJECT_NAME`.
     pub(super) service: String,
 }
 

@@ -1,4 +1,4 @@
-//! Logging to standard error: text in development, one JSON object per line in production.
+//! Logging to standard error: by default text in development, and one JSON object per line in production.
 
 mod human;
 mod json;
@@ -25,7 +25,8 @@ const MAX_WAITING_LINES: usize = 8_192;
 /// # Errors
 /// If `LOG_LEVEL` is invalid or logging has already been started.
 pub fn init(core: &Core, settings: &Logs) -> anyhow::Result<WorkerGuard> {
-    // These libraries log their start and stop at `info`, which repeats the messages of this program.
+    // Hides the messages of these libraries below `warn`, which repeat those of this program or only help their developers. A
+    // filter in LOG_LEVEL that names the library, such as `info,hyper=debug`, overrides this.
     let quiet = "poem=warn,tokio_postgres=warn,hyper=warn,rustls=warn";
     let level = settings.log_level.get()?.map_or("info", String::as_str);
     let filter = EnvFilter::try_new(format!("{quiet},{level}"))?;

@@ -157,9 +157,9 @@ fn with_lf_endings(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// Writes a mail to a file. The file gets its name only when it is complete, because the page `/dev/mail` may read it at
-/// any time. Only the operating system's user of this process can read the file and the created directories, because a link
-/// in a mail can set a password.
+/// Writes a mail to a file. The file becomes visible only when it is complete, because `/dev/mail` may read it at any
+/// time. Only the user account that runs this process can read the file and the created directories, because a link in a
+/// mail can set a password.
 async fn write_file(dir: &Path, id: &str, mail: &[u8]) -> io::Result<PathBuf> {
     tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?;
     let file = dir.join(format!("{id}.eml"));

@@ -1,4 +1,4 @@
-//! Properties of `REDIS_URL`.
+//! Properties of the parser of `REDIS_URL`.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::{collection::vec, prelude::any, sample::select};
