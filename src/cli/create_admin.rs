@@ -73,7 +73,8 @@ impl Args {
         }
         let mut conn = db::connect(&self.database).await?;
         let passwords = Passwords::new(self.hashing.bcrypt_cost);
-        let found = User::find_by_email(&conn, &EmailLookup::new(given)).await.context(NO_TABLES)?;
+        let found =
+            User::find_by_email(&conn, &EmailLookup::new(given)).await.context(CANNOT_READ_ACCOUNTS)?;
         let exists = found.is_some();
         let email = match (found, EmailAddress::parse(given)) {
             // `parse` may refuse the address of an existing user, because an earlier release has accepted more addresses.
@@ -145,9 +146,9 @@ impl Args {
         Ok(password)
     }
 
-    /// Returns `FIRST_SUPERUSER_PASSWORD` if the admin with this address gets it; otherwise `None`. Only the address in
-    /// `FIRST_SUPERUSER_EMAIL` gets it. In a container where the setting is in the environment, all other admins that are
-    /// created would have the same password.
+    /// Returns `FIRST_SUPERUSER_PASSWORD` if the address is the one in `FIRST_SUPERUSER_EMAIL`, and no option selects another
+    /// password. Other admins do not get this password: all admins that are created in a container with this setting would
+    /// share it.
     fn password_setting(&self, email: &str) -> Option<&str> {
         // With `--set-password`, the setting is ignored: an attacker may know its value.
         let applies = !self.password_stdin && !self.set_password && self.is_first_admin(email);
@@ -206,4 +207,4 @@ async fn replace_password(
     Ok(ExitCode::SUCCESS)
 }
 
-const NO_TABLES: &str = "cannot read the accounts: run `saas migrate up` first";
+const CANNOT_READ_ACCOUNTS: &str = "cannot read the accounts: run `saas migrate up` first";

@@ -18,8 +18,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{config::WorkerHealth, queue::Liveness};
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-const PREFIX: &str = "worker-";
-const SUFFIX: &str = ".alive";
+const FILE_PREFIX: &str = "worker-";
+const FILE_SUFFIX: &str = ".alive";
 
 /// Updates the file of a worker each second in which the count of `liveness` has grown, until the handle is dropped.
 ///
@@ -121,7 +121,7 @@ fn list(dir: &Path) -> io::Result<Vec<FoundFile>> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
+        let id = name.to_str().and_then(|name| name.strip_prefix(FILE_PREFIX)?.strip_suffix(FILE_SUFFIX));
         let Some(id) = id.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) else { continue };
         match inspect(entry.path(), id.replacen('-', ":", 1)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -158,7 +158,7 @@ impl LivenessFile {
         for dead in list(dir)?.iter().filter(|file| !file.is_running) {
             let _ = fs::remove_file(&dead.path);
         }
-        let path = dir.join(format!("{PREFIX}{}{SUFFIX}", worker.replacen(':', "-", 1)));
+        let path = dir.join(format!("{FILE_PREFIX}{}{FILE_SUFFIX}", worker.replacen(':', "-", 1)));
         // The file gets its final name after it is locked, because a file without a lock counts as that of a dead worker.
         let temporary = path.with_extension("new");
         let file = File::options().write(true).create_new(true).open(&temporary)?;

@@ -27,8 +27,8 @@ use self::environment::{Environment, Findings, with_variables, without_variables
 /// A SaaS backend in one binary: accounts, API, migrations and background jobs.
 ///
 /// `saas dev` runs everything on a laptop. In production, run `saas migrate up`, `saas serve` and `saas worker`. A setting
-/// comes from its flag, its environment variable or the file `.env`, in this order. `saas <command> --help` lists the
-/// settings that the command reads.
+/// comes from its flag, else its environment variable, else the file `.env`. `saas <command> --help` lists the settings that
+/// the command reads.
 #[derive(Parser)]
 #[command(version, max_term_width = 110, disable_help_subcommand = true)]
 pub struct Cli {
@@ -51,7 +51,8 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Parses the command line and runs the subcommand. Exit codes: 0 success, 1 failure, 2 wrong usage.
+/// Parses the command line and runs the subcommand. Exit codes: 0 success, 1 failure, 2 wrong usage or a setting that cannot
+/// be parsed.
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let command = Cli::command();

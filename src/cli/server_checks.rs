@@ -16,7 +16,7 @@ use crate::{
 /// Time between two attempts to reach Redis.
 const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The first pause between two attempts to reach PostgreSQL. The pause doubles up to [`MAX_DATABASE_RETRY_INTERVAL`].
-const DATABASE_RETRY_INTERVAL: Duration = Duration::from_millis(250);
+const FIRST_DATABASE_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 const MAX_DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Waits until PostgreSQL can be used, up to `DATABASE_WAIT_SECONDS`, and warns if it has too few connections for this
@@ -26,7 +26,7 @@ const MAX_DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(4);
 /// If PostgreSQL cannot be used within this time, or for a reason that no retry resolves, such as a wrong password.
 pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPgConnection> {
     let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
-    let (deadline, mut pause) = (Instant::now() + limit, DATABASE_RETRY_INTERVAL);
+    let (deadline, mut pause) = (Instant::now() + limit, FIRST_DATABASE_RETRY_INTERVAL);
     loop {
         let error = match connect(config).await {
             Ok(conn) => return Ok(conn),
@@ -36,7 +36,7 @@ pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPg
         if !is_temporary || Instant::now() + pause >= deadline {
             return Err(error);
         }
-        if pause == DATABASE_RETRY_INTERVAL {
+        if pause == FIRST_DATABASE_RETRY_INTERVAL {
             tracing::warn!(
                 error = chain(error.as_ref()),
                 wait_seconds = limit.as_secs(),

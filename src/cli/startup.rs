@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Advice for messages that there is no admin.
-pub(super) const CREATE_ADMIN: &str = "run `saas create-admin --email you@example.com`";
+pub(super) const CREATE_ADMIN_ADVICE: &str = "run `saas create-admin --email you@example.com`";
 /// Largest accepted difference between the clocks of this machine and of the database, in seconds.
 const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 
@@ -82,8 +82,8 @@ fn refuse(problems: Vec<String>, hint: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses a first admin with an invalid address or a password that is too weak. Without a password, and with the default
-/// one, [`create_first_admin`] creates no admin.
+/// Refuses settings of the first admin with an invalid address or a password that is not allowed. Accepts a missing password
+/// and the default password: [`create_first_admin`] creates no admin then.
 ///
 /// # Errors
 /// If the address or the password is invalid; the message names the setting.
@@ -111,7 +111,7 @@ pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
         return Ok(false);
     }
     let Some(password) = settings.chosen_password() else {
-        tracing::warn!("there is no admin: {CREATE_ADMIN}, or set FIRST_SUPERUSER_PASSWORD");
+        tracing::warn!("there is no admin: {CREATE_ADMIN_ADVICE}, or set FIRST_SUPERUSER_PASSWORD");
         return Ok(false);
     };
     let email = &settings.first_superuser_email;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, builder::BoolishValueParser};
 
-/// How a worker runs jobs, and how long Redis keeps their records.
+/// How a worker runs jobs, and how many records of ended jobs Redis keeps.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Worker settings")]
 pub struct Worker {

@@ -71,8 +71,8 @@ pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
     ("WORKER_SHUTDOWN_GRACE", "WORKER_SHUTDOWN_GRACE_SECONDS"),
 ];
 
-/// The password of the first admin in the private database of `saas dev`. It is public, so it is refused
-/// everywhere else.
+/// The password of the first admin in the private database of `saas dev`. It is public, so it is refused as a new password.
+/// Without `DEBUG`, an admin who has it cannot log in.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
 /// Placeholders for a password in the documentation of earlier releases. Users copied them together with the
 /// commands, so they became real passwords.

@@ -16,7 +16,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 const DEFAULT_PORT: &str = "5432";
-const INVALID_PORT: &str =
+const INVALID_PORT_PROBLEM: &str =
     "a port is not a number from 1 to 65535. In a password, write / as %2F, ? as %3F and @ as %40";
 
 /// The address of PostgreSQL and how to connect.
@@ -227,7 +227,7 @@ impl ParsedParameters {
         let server = |at: usize| -> Result<PostgresServer, &'static str> {
             let port = given(&ports, if ports.len() == 1 { 0 } else { at });
             let port = port.as_deref().unwrap_or(DEFAULT_PORT).parse::<u16>().ok().filter(|port| *port > 0);
-            let port = port.ok_or(INVALID_PORT)?;
+            let port = port.ok_or(INVALID_PORT_PROBLEM)?;
             let address = given(&addresses, at).map(|address| address.parse::<IpAddr>());
             let address =
                 address.transpose().map_err(|_| "hostaddr has an entry that is not an IP address")?;

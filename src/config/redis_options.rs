@@ -5,7 +5,7 @@ use secrecy::SecretString;
 
 use super::{redis_server::Redis, value::secret};
 
-/// The separate server of the cache, and the number of replicas that must have a job.
+/// The separate server for the cache, and the number of replicas that must have a job.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Redis settings")]
 pub struct RedisOptions {

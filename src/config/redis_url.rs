@@ -7,7 +7,7 @@ use url::{Position, Url};
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
-const ESCAPES: &str =
+const PASSWORD_ESCAPES: &str =
     "and in the password %40 for @, %3A for :, %2F for /, %3F for ?, %23 for # and %25 for %";
 
 /// The Redis servers of the settings.
@@ -49,7 +49,7 @@ impl RedisEndpoints {
 
     /// Returns the listed addresses without user and password, as in `redis.example.com:6379`.
     pub(super) fn location(&self) -> String {
-        self.seeds.iter().map(|seed| place(seed.addr())).collect::<Vec<_>>().join(", ")
+        self.seeds.iter().map(|seed| address_text(seed.addr())).collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the scheme of a `REDIS_URL` for these servers with TLS.
@@ -62,7 +62,7 @@ impl RedisEndpoints {
     }
 }
 
-fn place(address: &ConnectionAddr) -> String {
+fn address_text(address: &ConnectionAddr) -> String {
     match address {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } if host.contains(':') => {
             format!("[{host}]:{port}")
@@ -121,7 +121,7 @@ fn parse_single(url: &str, authority: &str, tail: &str) -> anyhow::Result<RedisE
     // The message of the parser may repeat the URL with the password, so it is not shown.
     match url.into_connection_info() {
         Ok(connection) if !is_cut => Ok(RedisEndpoints::single(connection)),
-        _ => bail!("REDIS_URL cannot be read; write redis://:password@host:6379/0, {ESCAPES}"),
+        _ => bail!("REDIS_URL cannot be read; write redis://:password@host:6379/0, {PASSWORD_ESCAPES}"),
     }
 }
 
@@ -242,7 +242,7 @@ impl MultiServerUrl<'_> {
             true => "redis-cluster://:password@host:6379,host:6379",
             false => "redis+sentinel://:password@host:26379,host:26379/<master-name>/0",
         };
-        anyhow!("REDIS_URL cannot be read; write {form}, {ESCAPES}")
+        anyhow!("REDIS_URL cannot be read; write {form}, {PASSWORD_ESCAPES}")
     }
 }
 

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use url::{Host, Position, Url};
 
-const EXAMPLE: &str = "smtp://user:password@host:587?tls=required or smtps://user:password@host:465";
+const EXAMPLE_URLS: &str = "smtp://user:password@host:587?tls=required or smtps://user:password@host:465";
 const SMTP_PORT: u16 = 25;
 const SUBMISSION_PORT: u16 = 587;
 const SUBMISSIONS_PORT: u16 = 465;
@@ -45,7 +45,7 @@ pub enum SmtpTls {
 
 /// Parses the URL of an SMTP server. No message repeats the user or the password.
 pub(super) fn smtp_server(text: &str) -> Result<SmtpServer, String> {
-    parse(text).map_err(|problem| format!("cannot be read: {problem}; write {EXAMPLE}"))
+    parse(text).map_err(|problem| format!("cannot be read: {problem}; write {EXAMPLE_URLS}"))
 }
 
 fn parse(text: &str) -> Result<SmtpServer, Cow<'static, str>> {

@@ -18,7 +18,7 @@ use super::private::open_private_file;
 /// The script of the guard. Arguments: the signal that stops the child; the directory to remove after the guard has stopped the
 /// child, or an empty text; the command. The parent of this directory is removed too if it is empty. The umask makes the files
 /// of the child inaccessible to other users.
-const GUARD: &str = r#"
+const GUARD_SCRIPT: &str = r#"
 umask 077
 stop=$1 wipe=$2; shift 2
 exec 3<&0
@@ -114,7 +114,7 @@ impl Guarded {
             .with_context(|| format!("cannot write {}", log.display()))?;
         let mut guard = Command::new("/bin/sh");
         guard
-            .args(["-c", GUARD, "guard", signal])
+            .args(["-c", GUARD_SCRIPT, "guard", signal])
             .arg(wipe.unwrap_or(Path::new("")))
             .args(command)
             .current_dir("/")

@@ -19,7 +19,7 @@ pub const DEFAULT_STATE_DIR: &str = ".saas";
 pub const LOCK_FILE: &str = "lock";
 const URLS_FILE: &str = "servers.env";
 /// Maximum number of attempts to lock the file. Another command that looks for the servers may hold the lock for a moment.
-const LOCK_ATTEMPTS: u32 = 10;
+const MAX_LOCK_ATTEMPTS: u32 = 10;
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Locks a state directory until the returned file is dropped or this process ends. Creates the directory if it is missing.
@@ -30,7 +30,7 @@ pub async fn lock_state(dir: &Path) -> anyhow::Result<File> {
     create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     let path = dir.join(LOCK_FILE);
     let file = open_private_file(&path, File::options().truncate(false))?;
-    for _ in 0..LOCK_ATTEMPTS {
+    for _ in 0..MAX_LOCK_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => {
                 // Removes the URLs that a killed process has left.

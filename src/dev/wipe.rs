@@ -6,7 +6,7 @@ use super::{
 };
 
 /// The names of the servers' data directories.
-const SERVERS: [&str; 2] = ["postgres", "redis"];
+const SERVER_DIRS: [&str; 2] = ["postgres", "redis"];
 
 /// Deletes the data of `saas dev` in its state directory `dir`, and the data of its servers in the fallback directories. Keeps
 /// the entries of `dir` that `except` names. Waits until the servers of an earlier run have ended.
@@ -14,7 +14,7 @@ const SERVERS: [&str; 2] = ["postgres", "redis"];
 /// # Errors
 /// If a file or directory cannot be removed.
 pub async fn wipe(dir: &Path, except: &[&str]) -> anyhow::Result<()> {
-    for name in SERVERS {
+    for name in SERVER_DIRS {
         let Ok(path) = dir.join("servers").join(name).canonicalize() else { continue };
         for data in [path.clone(), fallback_dir(&path)] {
             wait_for_previous_server(&data.join("data")).await;

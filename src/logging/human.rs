@@ -90,6 +90,7 @@ impl Line {
         Some(self.fields.remove(at).1)
     }
 
+    /// Returns the text in a color or, if the line has no colors, unchanged.
     fn paint(&self, color: &str, text: &str) -> String {
         match self.ansi {
             true => format!("\x1b[{color}m{text}\x1b[0m"),
@@ -97,6 +98,7 @@ impl Line {
         }
     }
 
+    /// Returns the text of the line after the time.
     fn finish(mut self) -> Result<String, fmt::Error> {
         let (color, level) = match self.level {
             Level::ERROR => (RED, "ERROR"),

@@ -13,14 +13,14 @@ use self::{human::HumanLines, json::JsonLines};
 use crate::config::{Core, LogFormat, Logs};
 
 /// Size of the buffer of the log, in bytes.
-const BUFFER_BYTES: usize = 64 * 1024;
+const LOG_BUFFER_BYTES: usize = 64 * 1024;
 /// Maximum number of lines that wait for the logging thread. Their queue is allocated at the start, with 40 bytes per line.
 const MAX_WAITING_LINES: usize = 8_192;
 
 /// Starts logging. Call it once, and keep the guard until the command ends: dropping it writes the remaining lines.
 ///
-/// A thread writes the lines, so that lines that are logged at the same time share a system call and no request or job
-/// waits for one. No line is dropped: if the reader of the log is slow, logging waits.
+/// A thread writes the lines. So lines that are logged at the same time share a system call, and requests and jobs do not wait
+/// for system calls. No line is dropped: if the reader of standard error is slow, logging waits.
 ///
 /// # Errors
 /// If `LOG_LEVEL` is invalid or logging has already been started.
@@ -31,7 +31,7 @@ pub fn init(core: &Core, settings: &Logs) -> anyhow::Result<WorkerGuard> {
     let level = settings.log_level.get()?.map_or("info", String::as_str);
     let filter = EnvFilter::try_new(format!("{quiet},{level}"))?;
     let registry = tracing_subscriber::registry().with(filter);
-    let stderr = BufWriter::with_capacity(BUFFER_BYTES, std::io::stderr());
+    let stderr = BufWriter::with_capacity(LOG_BUFFER_BYTES, std::io::stderr());
     let builder =
         NonBlockingBuilder::default().lossy(false).buffered_lines_limit(MAX_WAITING_LINES).thread_name("log");
     let (writer, guard) = builder.finish(stderr);

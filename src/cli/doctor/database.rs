@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Selects a text that is the same for all connections to one database of a running server. All roles may run the query.
-const WHICH_DATABASE: &str =
+const DATABASE_IDENTITY: &str =
     "SELECT current_database() || ' of the server that started at ' || pg_postmaster_start_time() AS value";
 
 impl Args {
@@ -51,7 +51,8 @@ pub(super) async fn session(conn: &AsyncPgConnection, settings: &Database) -> an
         }
         Err(error) => return Ok(Warning(format!("`saas migrate` cannot run: {error:#}"))),
     };
-    let (direct, own) = (query_text(&direct, WHICH_DATABASE).await?, query_text(conn, WHICH_DATABASE).await?);
+    let (direct, own) =
+        (query_text(&direct, DATABASE_IDENTITY).await?, query_text(conn, DATABASE_IDENTITY).await?);
     if direct != own {
         bail!(
             "DATABASE_DIRECT_URL leads to {direct}, but {} to {own}: name the same database in both",

@@ -9,7 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
     environment::Findings,
-    startup::{CREATE_ADMIN, clock_problem, default_password_problem},
+    startup::{CREATE_ADMIN_ADVICE, clock_problem, default_password_problem},
 };
 use crate::{
     app,
@@ -150,7 +150,7 @@ impl Args {
             return Ok(match password {
                 Some(_) => Passed("there is none yet: `saas serve` creates FIRST_SUPERUSER_EMAIL".into()),
                 None => Warning(format!(
-                    "FIRST_SUPERUSER_PASSWORD is not set, and there is no admin: {CREATE_ADMIN}"
+                    "FIRST_SUPERUSER_PASSWORD is not set, and there is no admin: {CREATE_ADMIN_ADVICE}"
                 )),
             });
         }

@@ -31,7 +31,7 @@ pub(super) struct Variable {
 /// Why a line cannot be read. The text has no part of the value, which may be a secret.
 #[derive(Debug)]
 pub(super) struct Problem {
-    /// The variable, if the line has one.
+    /// The name of the variable. `None` if the line has no valid name.
     pub(super) name: Option<String>,
     pub(super) text: String,
 }

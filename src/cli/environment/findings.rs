@@ -17,8 +17,11 @@ pub(in crate::cli) struct Findings {
 
 /// Where a value comes from.
 pub(super) enum Place {
+    /// The environment variable with this name.
     Variable(String),
+    /// A line of `.env`.
     Line { name: String, line: usize },
+    /// The file of a secret, and the variable that contains its path.
     File { variable: String, path: PathBuf },
 }
 

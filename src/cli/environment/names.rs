@@ -6,7 +6,9 @@ use crate::config::RENAMED_VARIABLES;
 
 /// The names of the variables that the commands read.
 pub(super) struct Names {
+    /// All names, including those of earlier releases and those of variables with the path of a secret.
     settings: Vec<String>,
+    /// The names of the settings that are secrets.
     secrets: Vec<String>,
 }
 
@@ -60,7 +62,7 @@ pub(super) fn file_variable(name: &str) -> String {
     format!("{name}_FILE")
 }
 
-/// Returns the Levenshtein distance in bytes: how many have to be added, removed or replaced.
+/// Returns the Levenshtein distance: how many bytes have to be added, removed or replaced.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (at, a) in one.bytes().enumerate() {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Maximum number of jobs that one call reads. Each may have a payload of up to 16 KiB; larger payloads are left out.
-const BATCH_JOBS: u64 = 100;
+const MAX_JOBS_PER_CALL: u64 = 100;
 /// Maximum number of characters of an error in a table.
 const MAX_ERROR_CHARS: usize = 60;
 const LISTED_STATES: &[State] =
@@ -115,7 +115,7 @@ async fn part(
     let end = offset.saturating_add(limit).min(info.count(state));
     let (mut jobs, mut at) = (Vec::new(), offset);
     while at < end {
-        let n = (end - at).min(BATCH_JOBS);
+        let n = (end - at).min(MAX_JOBS_PER_CALL);
         jobs.extend(match with_payloads {
             true => queue.list(&info.name, state, at, n).await?,
             false => queue.list_without_payloads(&info.name, state, at, n).await?,

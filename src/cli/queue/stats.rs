@@ -26,7 +26,7 @@ const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 /// Show the state of each queue.
 ///
 /// OLDEST is how long the oldest queued job has waited. FINISHED counts all jobs that have finished since the queue was
-/// created. The other numbers are those of now.
+/// created. The other numbers count the present jobs.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Print JSON. With --watch, one array per line.
