@@ -220,12 +220,16 @@ impl User {
         diesel::delete(users::table.find(id)).execute(&mut conn).await
     }
 
-    /// Returns the ids of at most `limit` users whose deletion is due, the most overdue first.
-    pub async fn due_for_deletion(mut conn: &AsyncPgConnection, limit: i64) -> QueryResult<Vec<i64>> {
-        let due = users::deletion_due_at.le(now().nullable());
+    /// Returns the ids of at most `limit` users whose deletion is due and whose ids are greater than `after`.
+    pub async fn due_for_deletion(
+        mut conn: &AsyncPgConnection,
+        after: i64,
+        limit: i64,
+    ) -> QueryResult<Vec<i64>> {
         users::table
-            .filter(due)
-            .order(users::deletion_due_at)
+            .filter(users::deletion_due_at.le(now().nullable()))
+            .filter(users::id.gt(after))
+            .order(users::id)
             .limit(limit)
             .select(users::id)
             .load(&mut conn)

@@ -223,8 +223,13 @@ impl HashPermit {
             let mut result = PasswordMatch::Wrong;
             for (form, success) in forms(password) {
                 let can_match = is_account && form.len() <= MAX_PASSWORD_BYTES;
+                let verified = bcrypt::verify(&form, &hash);
                 // A malformed hash matches no password.
-                if bcrypt::verify(&form, &hash).unwrap_or(false) && can_match {
+                if verified.is_err() {
+                    bcrypt::hash(&form, target).map_err(Error::internal)?;
+                    continue;
+                }
+                if verified.is_ok_and(|matches| matches) && can_match {
                     result = success;
                     continue;
                 }

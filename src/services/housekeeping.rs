@@ -95,7 +95,7 @@ pub async fn run(app: &App) -> Result<DeletedRows> {
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
     let org_jobs = org_retention::purge_jobs(app).await?;
-    let users = repeat_until_empty!(delete_due_users(app).await?);
+    let users = delete_due_users(app).await?;
     let organizations = org_erasure::run(app).await?;
     for pass in Pass::ALL {
         let mut after = i64::MIN;
@@ -127,23 +127,24 @@ pub async fn run(app: &App) -> Result<DeletedRows> {
     })
 }
 
-/// Deletes a batch of accounts whose grace period is over. Returns the number of deleted accounts.
+/// Deletes the accounts whose grace period is over. Returns the number of deleted accounts.
 async fn delete_due_users(app: &App) -> Result<usize> {
-    let due = app
-        .db
-        .run_for(BATCH_TIMEOUT, async |conn| Ok(User::due_for_deletion(conn, BATCH_ROWS).await?))
-        .await?;
-    let mut deleted = 0;
-    for id in due {
-        match delete_if_due(app, id).await {
-            Ok(done) => deleted += usize::from(done),
-            // An account that cannot be deleted must not block the others.
-            Err(error) => {
-                tracing::error!(
+    let (mut deleted, mut after) = (0, i64::MIN);
+    loop {
+        let due =
+            async |conn: &mut AsyncPgConnection| Ok(User::due_for_deletion(conn, after, BATCH_ROWS).await?);
+        let due = app.db.run_for(BATCH_TIMEOUT, due).await?;
+        let Some(last) = due.last().copied() else { break };
+        after = last;
+        for id in due {
+            match delete_if_due(app, id).await {
+                Ok(done) => deleted += usize::from(done),
+                // An account that cannot be deleted must not block the others.
+                Err(error) => tracing::error!(
                     user_id = id,
                     error = crate::error::chain(&error),
                     "cannot delete an account whose grace period is over; retrying at the next run"
-                );
+                ),
             }
         }
     }

@@ -148,6 +148,18 @@ pub async fn cancel(app: &App, id: &str) -> Result<Cancel> {
     Ok(answer)
 }
 
+/// As [`cancel`], for a job that existed shortly before.
+///
+/// # Errors
+/// [`Error::Conflict`] if the job has ended; [`Error::NotFound`] if it no longer exists; and those of [`cancel`].
+pub(super) async fn cancel_existing(app: &App, id: &str) -> Result<Cancel> {
+    match cancel(app, id).await? {
+        Cancel::Ended => Err(Error::Conflict("Job has already ended")),
+        Cancel::Unknown => Err(Error::NotFound("Job")),
+        canceled => Ok(canceled),
+    }
+}
+
 async fn find_row(app: &App, id: &str) -> Result<Option<JobOutboxRow>> {
     // Accepts only the form that the queue uses, 32 lower-case hexadecimal digits. `Uuid` also parses other forms.
     let Some(uuid) = Uuid::try_parse(id).ok().filter(|uuid| uuid.simple().to_string() == id) else {

@@ -10,6 +10,7 @@ use super::{
     api_key_revocation::revoke_of_member,
     audit::{Action, Entry},
     org_access::{self, LockedOrg, OrgAccess},
+    org_erasure,
     outbox::OutboxMessage,
     precondition::Precondition,
     transaction::change,
@@ -23,7 +24,7 @@ use crate::{
         clock::DatabaseClock,
         member_list::Member,
         membership::{Membership, MembershipChanges, NewMembership, OrgRole},
-        organization::{Organization, OrganizationChanges},
+        organization::Organization,
         user::User,
     },
 };
@@ -197,11 +198,7 @@ pub(super) async fn ensure_not_owner_of_others(tx: &Tx<'_>, user_id: i64) -> Res
 /// erasure is due at once, so it cannot be canceled.
 pub(super) async fn delete_with_account(tx: &Tx<'_>, orgs: &[Organization]) -> Result<()> {
     for org in orgs {
-        let now = DatabaseClock::read(tx).await?.now();
-        let row = OrganizationChanges { deletion_due_at: Some(Some(now)), ..Default::default() };
-        Organization::update(tx, org.id, &row).await?;
-        let entry = Entry::org(org.id, Action::OrgDeletionScheduled);
-        entry.after(json!({ "deletion_due_at": now })).write(tx).await?;
+        org_erasure::schedule_now(tx, org.id).await?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
+use serde_json::json;
 
 use super::{
     audit::{Action, Entry, org_fields},
@@ -71,15 +72,21 @@ async fn schedule_abandoned(app: &App) -> Result<()> {
                 );
                 continue;
             }
-            change_by_job(app, BATCH_TIMEOUT, async |tx| {
-                let now = DatabaseClock::read(tx).await?.now();
-                let row = OrganizationChanges { deletion_due_at: Some(Some(now)), ..Default::default() };
-                Organization::update(tx, id, &row).await?;
-                Ok(())
-            })
-            .await?;
+            change_by_job(app, BATCH_TIMEOUT, async |tx| schedule_now(tx, id).await).await?;
         }
     }
+}
+
+/// Schedules the erasure of an organization without a grace period, and writes that into the audit trail.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
+pub(super) async fn schedule_now(tx: &Tx<'_>, id: i64) -> Result<()> {
+    let now = DatabaseClock::read(tx).await?.now();
+    let row = OrganizationChanges { deletion_due_at: Some(Some(now)), ..Default::default() };
+    Organization::update(tx, id, &row).await?;
+    let entry = Entry::org(id, Action::OrgDeletionScheduled);
+    entry.after(json!({ "deletion_due_at": now })).write(tx).await
 }
 
 /// Erases an organization and its data. Returns false if another process has already erased it.

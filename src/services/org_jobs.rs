@@ -165,9 +165,10 @@ pub async fn ensure_of_org(app: &App, access: &OrgAccess, id: &str) -> Result<()
 
 /// Cancels a waiting job of an organization, or signals a running job to stop. For a job that has already ended,
 /// changes nothing and returns [`Cancel::Ended`]. Writes an audit entry into the trail of the organization before it
-/// changes Redis. If Redis refuses the operation or does not answer, a second entry reports the error.
+/// changes Redis. If the job is not canceled, a second entry reports the error.
 ///
 /// # Errors
+/// [`Error::Conflict`] if the job ended after `job` was read; [`Error::NotFound`] if the job no longer exists;
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer; those of [`change_in_org`].
 pub async fn cancel(
     app: &App,
@@ -181,7 +182,7 @@ pub async fn cancel(
     let before = json!({ "task": job.task, "owner": job.owner, "status": job.state.as_str() });
     let entry = Entry::job(&job.id, Action::JobCanceled).in_org(access.org_id()).before(before);
     write(app, context, access, &entry).await?;
-    let canceled = job_outbox::cancel(app, &job.id).await;
+    let canceled = job_outbox::cancel_existing(app, &job.id).await;
     if let Err(error) = &canceled
         && let Err(unwritten) = write(app, context, access, &entry.failed(error)).await
     {

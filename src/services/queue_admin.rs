@@ -122,12 +122,7 @@ pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resul
         return Ok(Cancel::Ended);
     }
     let entry = Entry::job(&job.id, Action::JobCanceled).before(job_fields(job));
-    run_audited(app, actor, entry, async || match job_outbox::cancel(app, &job.id).await? {
-        Cancel::Ended => Err(Error::Conflict("Job has already ended")),
-        Cancel::Unknown => Err(Error::NotFound("Job")),
-        canceled => Ok(canceled),
-    })
-    .await
+    run_audited(app, actor, entry, async || job_outbox::cancel_existing(app, &job.id).await).await
 }
 
 /// Returns the audit fields of an operation on all jobs of a queue in one state.

@@ -92,6 +92,21 @@ async fn an_error_has_the_reply_codes_and_no_text_of_the_mail() {
 }
 
 #[tokio::test]
+async fn an_error_about_a_malformed_reply_has_no_text_of_the_reply() {
+    for reply in ["what is AHVzZXIAaHVudGVyMg==?", "250-hunter2\r\n251 hunter2", "999 hunter2"] {
+        for command in ["AUTH", "."] {
+            let replies = vec![(command, reply)];
+            let behavior = Behavior { extensions: vec!["AUTH PLAIN"], replies, ..Behavior::default() };
+            let smtp = SmtpServer::with(behavior).await;
+            let error = send(&smtp.url_with_password(), "bob@example.com").await.unwrap_err();
+            let text = chain(&error);
+            assert!(!error.is_permanent() && text.contains("malformed"), "{command} {reply}: {text}");
+            assert!(!text.contains("AHVz") && !text.contains("hunter2"), "{command} {reply}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn smoke_a_refused_mail_fails_at_once_and_a_delayed_one_is_retried() {
     for (reply, state) in [
         ("550 5.1.1 No such user", State::Failed),

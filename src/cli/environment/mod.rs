@@ -254,7 +254,7 @@ impl Settings {
             self.flags.push(format!("{flag}={}", url.expose_secret()).into());
             self.findings.places.push((name.to_owned(), "a running `saas dev`".into()));
             self.uses_dev_servers = true;
-            self.uses_dev_database |= database;
+            self.uses_dev_database |= name == "DATABASE_URL";
         }
     }
 }

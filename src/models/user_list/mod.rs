@@ -33,7 +33,7 @@ pub const MAX_COUNTED_USERS: i64 = 10_000;
 /// matches.
 const FIRST_ROWS: i64 = 1_000;
 /// Maximum number of rows that a page reads in the order of the list.
-const MAX_ROWS: i64 = 5_000;
+const MAX_ROWS: i64 = 3_500;
 /// Maximum number of users that an index may find for a page. If there are more, the page is read in the order of the list.
 const MAX_CANDIDATES: i64 = MAX_COUNTED_USERS;
 /// Number of the newest users among whom the matches of a search are counted.
@@ -126,11 +126,11 @@ impl Listing<'_> {
             let users = self.first_rows(conn, &ranges, wanted).await?;
             return Ok(self.cut(Walked { users, end: None }, None));
         }
-        let mut walked = self.walk(conn, &ranges, FIRST_ROWS).await?;
+        let mut walked = self.walk(conn, &ranges, FIRST_ROWS, Vec::new()).await?;
         // Whether `MAX_ROWS` rows probably have enough users, judged by the first rows.
         let is_dense = walked.users.len() as i64 * MAX_ROWS >= wanted * FIRST_ROWS;
         if is_dense && !walked.is_complete(wanted) {
-            walked = self.walk(conn, &ranges, MAX_ROWS).await?;
+            walked = self.walk_on(conn, walked).await?;
         }
         if walked.is_complete(wanted) {
             return Ok(self.cut(walked, None));
@@ -140,7 +140,7 @@ impl Listing<'_> {
             return Ok(self.cut(Walked { users, end: None }, Some(total)));
         }
         if !is_dense {
-            walked = self.walk(conn, &ranges, MAX_ROWS).await?;
+            walked = self.walk_on(conn, walked).await?;
         }
         Ok(self.cut(walked, self.filter.has_indexed_text().then_some(MAX_COUNTED_USERS)))
     }
@@ -181,14 +181,15 @@ impl Listing<'_> {
         Ok(users)
     }
 
-    /// Reads one range after the other, until a page is full or `size` rows of a range were read.
+    /// Reads one range after the other, until a page is full or `size` rows of a range were read. Adds the users who match to
+    /// `users`.
     async fn walk(
         &self,
         mut conn: &AsyncPgConnection,
         ranges: &[Range<'_>],
         size: i64,
+        mut users: Vec<User>,
     ) -> QueryResult<Walked> {
-        let mut users: Vec<User> = Vec::new();
         for range in ranges {
             let limit = self.limit + 1 - users.len() as i64;
             let walk = Walk { rows: Rows::all(self, range, size), limit };
@@ -201,6 +202,12 @@ impl Listing<'_> {
             }
         }
         Ok(Walked { users, end: None })
+    }
+
+    /// Continues after the first rows, up to [`MAX_ROWS`].
+    async fn walk_on(&self, conn: &AsyncPgConnection, walked: Walked) -> QueryResult<Walked> {
+        let Walked { users, end: Some(end) } = walked else { return Ok(walked) };
+        self.walk(conn, &end.ranges(self.sort), MAX_ROWS - FIRST_ROWS, users).await
     }
 
     /// Finds the users of the page with an index of the search or the filters. Returns them, and the number of matching users in

@@ -6,10 +6,10 @@
 --   when the purge started (ms)
 --   a text that sorts after each id that was created by then
 --   then the remaining work that the previous call returned; nothing in the first call
--- Returns {number of removed ids, which includes those of jobs that were canceled before, {remaining work, empty at the end}}
+-- Returns {number of deleted jobs, {remaining work, empty at the end}}
 local q, state, max, started_at, last_id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local from = P .. ':' .. state .. ':' .. q
-local ids, remaining = {}, {}
+local ids, remaining, deleted = {}, {}, 0
 
 -- Adds the jobs that were created before the purge started to `ids`, and returns the newer jobs.
 local function select_old(found)
@@ -69,17 +69,17 @@ else
 end
 if #ids > 0 then
   if state ~= 'queued' then rc('ZREM', from, unpack(ids)) end
-  local canceled = 0
+  -- A list may have ids of jobs that were canceled before.
   for _, envelope in ipairs(rc('HMGET', P .. ':jobs', unpack(ids))) do
-    if envelope then canceled = canceled + 1 end
+    if envelope then deleted = deleted + 1 end
   end
   release_keys(ids)
   delete_jobs(ids)
   if state ~= 'failed' then
-    count(q, 'canceled', canceled)
+    count(q, 'canceled', deleted)
     notify_dependents(ids, false)
   end
 end
 -- Dependents are notified only at the end: they may become ready in lists that are still to be examined.
 if #remaining == 0 then process_notifications(100, now()) end
-return { #ids, remaining }
+return { deleted, remaining }

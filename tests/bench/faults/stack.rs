@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::StatusCode;
 use saas::security;
@@ -173,9 +173,14 @@ impl Stack {
         Ok(format!("{}, fsync off; {redis}", database::describe_postgres(&self.postgres.sql).await?))
     }
 
-    /// Waits until no job is queued, scheduled or running, for at most [`JOBS_TIMEOUT`].
+    /// Waits until no job is queued, scheduled or running.
+    ///
+    /// # Errors
+    /// If jobs are left after [`JOBS_TIMEOUT`]: the report would count them as jobs that never ran.
     pub async fn wait_for_jobs(&self) -> Result<()> {
-        jobs_left(&self.client, &self.settings.url(), &self.admin, JOBS_TIMEOUT).await.map(drop)
+        let [left, _] = jobs_left(&self.client, &self.settings.url(), &self.admin, JOBS_TIMEOUT).await?;
+        ensure!(left == 0, "{left} jobs have not ended {} s after the load", JOBS_TIMEOUT.as_secs());
+        Ok(())
     }
 
     /// Returns the state of each job, or `None` if the API does not know the job.

@@ -25,7 +25,8 @@ use super::{
 /// The argument with which the benchmark starts itself to serve the bare handler. Users do not pass it.
 pub const BARE_HANDLER: &str = "bare-handler";
 /// The response of `/health`.
-const BODY: &str = r#"{"status":"healthy","service":"saas","version":"0.1.0"}"#;
+const BODY: &str =
+    concat!(r#"{"status":"healthy","service":"saas","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
 /// The query of `/users/me`.
 const READ_SQL: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
                     WHERE sessions.id = :session LIMIT 1;\n";
