@@ -31,7 +31,7 @@ async fn get(app: &TestApp, path: &str, host: &str) -> Answer {
     Answer::of(app.at_root(Method::GET, path).header("host", host)).await
 }
 
-/// Sends the head of a request without changes. Returns the response.
+/// Sends the head of a request, followed by `Connection: close`. Returns the response.
 async fn send_raw(app: &TestApp, head: &str) -> String {
     let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
     stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
@@ -41,7 +41,7 @@ async fn send_raw(app: &TestApp, head: &str) -> String {
 }
 
 #[tokio::test]
-async fn development_serves_only_the_names_of_this_machine() {
+async fn development_serves_only_loopback_hosts() {
     let app = TestApp::dev().await;
     let foreign = [
         "rebind.evil.example",
@@ -78,7 +78,7 @@ async fn a_request_must_name_exactly_one_host() {
     for (head, status) in [
         ("GET /api/v1/health HTTP/1.1\r\nHost: localhost", "200"),
         ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: localhost", "200"),
-        // The host of the target counts, not the `Host` header (RFC 9112 section 3.2.2).
+        // The host of the request target counts, not the `Host` header (RFC 9112 section 3.2.2).
         ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: evil.example", "200"),
         ("GET http://evil.example/api/v1/health HTTP/1.1\r\nHost: localhost", "421"),
         ("GET /api/v1/health HTTP/1.1\r\nX-None: 1", "400"),
@@ -103,7 +103,8 @@ async fn a_request_must_name_exactly_one_host() {
     }
 }
 
-/// A request with cookies is accepted only if its `Origin` header names the host that the request is for.
+/// A login that sets cookies is accepted if its `Origin` header names the host of the request. For an absolute request
+/// target, this is the host of the target, not the host of the `Host` header.
 #[tokio::test]
 async fn the_host_of_an_absolute_target_is_compared_with_the_origin() {
     let app = TestApp::start().await;
@@ -151,7 +152,7 @@ async fn production_serves_any_host_unless_hosts_are_configured() {
 }
 
 #[tokio::test]
-async fn serve_reads_the_allowed_hosts_and_stays_healthy() {
+async fn serve_refuses_other_hosts_but_answers_the_healthcheck_command() {
     let database = TestDatabase::migrated().await;
     let command = async |hosts: &str| {
         let args = ["serve", "--port", "0"];

@@ -33,7 +33,7 @@ async fn smoke_a_user_registers_logs_in_and_reads_the_account() {
 }
 
 #[tokio::test]
-async fn the_name_is_optional() {
+async fn a_registration_needs_no_full_name() {
     let app = TestApp::start().await;
     for (email, extra) in [("a@example.com", json!({})), ("b@example.com", json!({ "full_name": null }))] {
         let mut body = json!({ "email": email, "password": PASSWORD });
@@ -65,15 +65,15 @@ async fn concurrent_registrations_of_one_address_create_one_account() {
     let statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
     let (made, others): (Vec<_>, Vec<_>) = statuses.iter().partition(|status| **status == 201);
     assert_eq!(made.len(), 1, "{statuses:?}");
-    // A registration may also get 429: each one sends a mail to the same mailbox, and mails to a mailbox are
-    // rate-limited.
+    // A registration may also get 429: until the account exists, each registration counts as a mail to the mailbox, and
+    // mails to a mailbox are rate-limited.
     assert!(others.iter().all(|status| [400, 429].contains(*status)), "{statuses:?}");
     assert_eq!(column(&app.database, "SELECT count(*) FROM users").await, ["1"]);
     assert_eq!(app.mails().await.len(), 1);
 }
 
 #[tokio::test]
-async fn every_invalid_field_is_reported() {
+async fn a_registration_reports_every_invalid_field() {
     let app = TestApp::start().await;
     for (body, wrong) in [
         (json!({}), vec![("body.email", "missing"), ("body.password", "missing")]),
@@ -249,8 +249,8 @@ async fn a_key_rotation_keeps_users_signed_in() {
     finished.get("/users/me", Some(&user)).await.is_some_problem(401, "invalid_token");
 }
 
-/// RFC 7519 section 4.1.4. The test sends each token twice, because the server caches the result of the first
-/// verification.
+/// RFC 7519 section 4.1.4 permits a leeway for clocks that differ. The test sends each token twice, because the server
+/// caches the result of the first verification.
 #[tokio::test]
 async fn an_expired_token_is_accepted_within_the_leeway_only() {
     let (none, long) = ("--token-leeway-seconds=0", "--token-leeway-seconds=300");

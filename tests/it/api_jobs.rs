@@ -67,7 +67,7 @@ async fn smoke_a_job_goes_from_queued_to_finished() {
 }
 
 #[tokio::test]
-async fn the_duration_defaults_to_five_seconds() {
+async fn the_duration_of_the_example_job_defaults_to_five_seconds() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let answer = app.call(Method::POST, "/jobs/example?name=x", &user).await;
@@ -76,7 +76,7 @@ async fn the_duration_defaults_to_five_seconds() {
 }
 
 #[tokio::test]
-async fn every_invalid_parameter_is_reported() {
+async fn enqueuing_reports_every_invalid_parameter() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for (query, wrong) in [
@@ -163,7 +163,7 @@ async fn a_running_job_is_canceled() {
 }
 
 #[tokio::test]
-async fn the_data_of_a_job_is_processed() {
+async fn the_job_process_data_returns_the_keys_and_counts_the_values() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let answer =
@@ -229,7 +229,7 @@ async fn an_email_is_accepted_in_the_body_or_in_the_query() {
     Answer::of(form).await.is_some_problem(415, "unsupported_media_type");
 }
 
-/// The longest body is accepted in every JSON encoding of its characters.
+/// The body of an email may have 40,000 characters, in any JSON encoding of a character.
 #[tokio::test]
 async fn the_longest_email_is_accepted() {
     let app = TestApp::start().await;
@@ -271,7 +271,7 @@ async fn with_smtp_only_admins_send_mails_to_others() {
 }
 
 #[tokio::test]
-async fn the_worker_refuses_a_forbidden_recipient_too() {
+async fn a_worker_with_smtp_refuses_mails_of_users_to_others() {
     let smtp = SmtpServer::start().await;
     let api = TestApp::start().await;
     let user = api.user().await;

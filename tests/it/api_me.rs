@@ -64,7 +64,7 @@ async fn smoke_a_user_changes_their_name() {
 }
 
 #[tokio::test]
-async fn other_fields_of_the_account_cannot_be_changed() {
+async fn a_user_can_change_only_the_full_name_by_patch() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for (body, wrong) in [
@@ -124,7 +124,7 @@ async fn a_weak_new_password_is_refused() {
 }
 
 #[tokio::test]
-async fn smoke_the_link_confirms_a_new_address() {
+async fn smoke_a_mailed_link_confirms_a_new_email_address() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql("UPDATE users SET email_verified_at = NULL").await;
@@ -174,7 +174,7 @@ async fn an_address_change_does_not_reveal_that_the_address_is_registered() {
 }
 
 #[tokio::test]
-async fn links_to_one_address_are_rate_limited() {
+async fn address_changes_to_one_mailbox_are_rate_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let ask = async || change_email(&app, &user, "stranger@example.com", PASSWORD).await;
@@ -195,7 +195,8 @@ async fn only_the_last_requested_address_can_be_confirmed() {
     let first = app.mailed_token("first@example.com").await;
     assert_eq!(change_email(&app, &user, "second@example.com", PASSWORD).await.status, 202);
     assert_eq!(change_email(&app, &user, "third@example.com", PASSWORD).await.status, 202);
-    // The worker may send the second mail before or after the third address is requested.
+    // The job of the second mail runs only now, after the third address was requested, so no second mail is sent. If one
+    // were sent, its link would have to be invalid.
     let mails = app.mails().await;
     let second = mails.iter().find(|mail| mail.to == "second@example.com");
     for token in [Some(first), second.map(|mail| mail.token())].into_iter().flatten() {

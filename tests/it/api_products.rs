@@ -160,7 +160,7 @@ async fn a_change_can_require_the_state_that_was_read() {
     let tag = app.get(&one, Some(&org.owner)).await.header("etag").to_owned();
     let unchanged = request(&app, Method::GET, &one, &org.owner).header("if-none-match", &tag);
     assert_eq!(Answer::of(unchanged).await.status, StatusCode::NOT_MODIFIED);
-    // One of several concurrent changes of the same state succeeds.
+    // Exactly one of several concurrent changes with the same entity tag succeeds.
     let changes = (0..6).map(|price| {
         let change = request(&app, Method::PATCH, &one, &org.owner).header("if-match", &tag);
         Answer::of(change.json(&json!({ "price": price })))
@@ -198,8 +198,8 @@ async fn the_role_decides_what_a_member_may_do() {
     }
 }
 
-/// A request checks the membership in a copy of the identity, which may be stale. A change also reads and locks the
-/// membership.
+/// A request checks the membership in a cached copy, which may be stale. A change also reads and locks the membership in
+/// the database.
 #[tokio::test]
 async fn a_change_checks_the_membership_again() {
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
@@ -214,7 +214,7 @@ async fn a_change_checks_the_membership_again() {
         (format!("UPDATE memberships SET role = 'member', suspended_at = now() {of_user}"), 403),
         (format!("DELETE FROM memberships {of_user}"), 404),
     ] {
-        // The copy is still used, so a read does not see the change.
+        // The cached copy is still valid, so a read does not see the change.
         app.database.sql(&change).await;
         assert_eq!(app.get(&one, Some(&user)).await.status, StatusCode::OK, "{change}");
         let patch = request(&app, Method::PATCH, &one, &user).json(&json!({ "price": 1 }));
@@ -229,7 +229,7 @@ async fn a_change_checks_the_membership_again() {
 }
 
 #[tokio::test]
-async fn a_repeated_creation_with_a_key_makes_one_product() {
+async fn a_repeated_creation_with_an_idempotency_key_makes_one_product() {
     let app = TestApp::start().await;
     let (org, path) = org(&app).await;
     let send = || {
@@ -243,7 +243,7 @@ async fn a_repeated_creation_with_a_key_makes_one_product() {
     assert_eq!(second.header("location"), first.header("location"));
     let count = format!("SELECT count(*) FROM products WHERE org_id = {}", org.id);
     assert_eq!(column(&app.database, &count).await, ["1"]);
-    // Only members of the organization get the stored response.
+    // The server checks the access before it returns a stored response: a suspended organization does not get one.
     app.sql(&format!("UPDATE organizations SET suspended_at = now() WHERE id = {}", org.id)).await;
     send().await.is_some_problem(403, "org_suspended");
 }

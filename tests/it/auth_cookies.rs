@@ -47,7 +47,7 @@ fn attributes(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|attribute| (*attribute).to_owned()).collect()
 }
 
-/// A browser that has signed in.
+/// A browser with its cookies.
 struct Browser<'a> {
     app: &'a TestApp,
     cookies: String,
@@ -126,7 +126,7 @@ async fn with_tls_the_cookies_are_secure_and_bound_to_the_host() {
 }
 
 #[tokio::test]
-async fn with_tls_a_page_of_the_host_over_http_is_cross_site() {
+async fn with_tls_a_plain_http_page_of_the_same_host_is_cross_site() {
     let app = TestApp::with(&["--public-url=https://api.example.com"]).await;
     let user = app.user().await;
     for host in ["api.example.com", "other.example.com:443"] {
@@ -140,7 +140,7 @@ async fn with_tls_a_page_of_the_host_over_http_is_cross_site() {
 }
 
 #[tokio::test]
-async fn smoke_only_own_pages_may_change_data_by_cookie() {
+async fn smoke_only_own_and_configured_pages_may_change_data_by_cookie() {
     let app = TestApp::with(&[
         "--backend-cors-origins=https://app.example.com",
         "--frontend-url=https://front.example.com/app",
@@ -225,7 +225,7 @@ async fn smoke_a_refresh_by_cookie_rotates_the_cookies() {
     assert_ne!(token(&browser), token(&next));
     let last = next.with_cookies(&refresh(&next).await);
     assert_ne!(token(&next), token(&last));
-    // A replay of the first refresh token revokes the session.
+    // A refresh token may be sent again for 10 seconds. After that, a replay of the first token revokes the session.
     app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
     refresh(&browser).await.is_some_problem(401, "invalid_token");
     last.me().await.is_some_problem(401, "invalid_token");
@@ -246,7 +246,7 @@ async fn smoke_a_logout_removes_the_cookies() {
         let pairs: Vec<_> =
             removed.iter().map(|cookie| (cookie.name.as_str(), cookie.value.as_str())).collect();
         assert_eq!(pairs, [("access_token", ""), ("refresh_token", "")]);
-        // A browser removes a cookie only if the path of both cookies is the same.
+        // A browser removes a stored cookie only if the removal has the same path as the cookie.
         assert!(removed[0].attributes.is_superset(&attributes(&["Path=/", "Max-Age=0"])));
         assert!(removed[1].attributes.is_superset(&attributes(&["Path=/", "Max-Age=0"])));
         browser.me().await.is_some_problem(401, "invalid_token");

@@ -95,7 +95,7 @@ async fn requesting_a_link_does_not_reveal_registered_addresses() {
     sent.sort();
     let (ada, confirm, reset) = ("ada@example.com", "Confirm your email address", "Reset your password");
     assert_eq!(sent, [(ada, confirm), (ada, confirm), (ada, reset), (verified.email.as_str(), reset)]);
-    // All links are valid until one of them is used.
+    // All verification links of a user are valid until one of them is used.
     let again = mails.iter().rfind(|mail| mail.to == ada && mail.subject == confirm).unwrap().token();
     assert_ne!(first, again);
     assert_eq!(verify(&app, &again).await.status, 204);

@@ -136,7 +136,7 @@ async fn a_client_can_distinguish_a_busy_or_failing_server_from_wrong_credential
 }
 
 #[tokio::test]
-async fn smoke_a_client_signs_in_and_refreshes_at_either_url() {
+async fn smoke_a_client_refreshes_at_the_login_url_or_the_refresh_url() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for path in [LOGIN, REFRESH] {
@@ -165,7 +165,7 @@ async fn smoke_a_client_signs_in_and_refreshes_at_either_url() {
 }
 
 #[tokio::test]
-async fn a_form_never_uses_or_sets_a_cookie() {
+async fn a_refresh_by_form_neither_uses_nor_sets_a_cookie() {
     let app = TestApp::start().await;
     let (user, mut other) = (app.user().await, app.user().await);
     let form = [("username", user.email.as_str()), ("password", PASSWORD)];

@@ -1,4 +1,4 @@
-//! A password is accepted in every Unicode encoding of its letters (normalization forms C and D).
+//! A password is accepted in the Unicode normalization forms C and D.
 
 use serde_json::json;
 
@@ -29,7 +29,7 @@ async fn smoke_both_unicode_forms_of_a_password_are_accepted() {
         assert_logs_in(&app, email, DECOMPOSED).await;
         app.login(email, "Zoe's cafe").await.is_some_problem(401, "bad_credentials");
     }
-    // The other operations that verify or set a password accept both forms too.
+    // A password change and a password reset accept both forms too.
     let login = app.login("c@example.com", COMPOSED).await;
     let user = User::signed_in(0, "c@example.com", &login);
     let (old, new) = (DECOMPOSED, "cre\u{300}me bru\u{302}le\u{301}e");
@@ -48,7 +48,7 @@ async fn a_password_that_an_earlier_release_hashed_as_typed_stays_valid() {
     app.sql(&format!("INSERT INTO users (email, hashed_password) VALUES ('a@example.com', '{hash}')")).await;
     app.login("a@example.com", COMPOSED).await.is_some_problem(401, "bad_credentials");
     assert_logs_in(&app, "a@example.com", DECOMPOSED).await;
-    // The login has replaced the hash with one of form C, so both forms are accepted.
+    // The login has replaced the hash with a hash of form C, so both forms are accepted.
     assert_logs_in(&app, "a@example.com", COMPOSED).await;
     assert_logs_in(&app, "a@example.com", DECOMPOSED).await;
     let hashes = column(&app.database, "SELECT hashed_password FROM users").await;

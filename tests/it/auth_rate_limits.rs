@@ -18,8 +18,8 @@ const ADDRESS: &str = "203.0.113.7";
 const OTHER_ADDRESS: &str = "198.51.100.7";
 
 impl TestApp {
-    /// Moves the end of every wait of the throttle by `seconds`. Negative values end waits. Returns the number of
-    /// waits.
+    /// Moves the end of every wait of the throttle by `seconds`. A negative value moves it to an earlier time. Returns the
+    /// number of waits.
     pub async fn move_waits(&self, seconds: i32) -> usize {
         let mut conn = connect(&servers().await.redis_url()).await.unwrap();
         let pattern = format!("{}:throttle:*", self.prefix);
@@ -81,7 +81,7 @@ async fn smoke_five_wrong_passwords_delay_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn the_wait_grows_to_five_minutes() {
+async fn the_wait_after_failed_logins_grows_to_five_minutes() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     let mut waits = Vec::new();
@@ -119,7 +119,7 @@ async fn an_unregistered_address_is_throttled_like_a_registered_one() {
 }
 
 #[tokio::test]
-async fn a_success_resets_the_failures() {
+async fn a_successful_login_resets_the_failures() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     for _ in 0..3 {
@@ -142,7 +142,7 @@ async fn smoke_an_attacker_cannot_lock_a_user_out() {
     assert_eq!(log_in_from(&app, "192.0.2.1", &other.email, PASSWORD).await.status, 200);
     assert_eq!(log_in_from(&app, ADDRESS, &user.email, PASSWORD).await.status, 200, "a known network");
     retry_after(&log_in_from(&app, "192.0.2.1", &user.email, PASSWORD).await);
-    // On a known network, the limit of a network and an account applies too.
+    // On a known network, only the limit of the pair of account and network applies. Here that limit is reached.
     fail_logins(&app, 5, ADDRESS, &user.email).await;
     app.move_waits(60).await;
     retry_after(&log_in_from(&app, ADDRESS, &user.email, PASSWORD).await);
@@ -261,7 +261,7 @@ async fn a_common_password_is_refused() {
     assert_eq!(column(&app.database, "SELECT count(*) FROM users").await, ["0"]);
 }
 
-/// Logins that cannot be hashed in time are refused with 503; other requests are not affected.
+/// Logins whose password cannot be hashed in time are refused with 503. Other requests are not affected.
 #[tokio::test]
 async fn a_flood_of_logins_is_partly_refused() {
     let app = TestApp::with(&["--bcrypt-cost=13"]).await;

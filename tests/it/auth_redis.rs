@@ -20,7 +20,7 @@ use crate::support::{
 const UNREACHABLE_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
 const WRONG_PASSWORD: &str = "wrong password";
 
-/// A Redis server for one test, which may fill it or make it read-only.
+/// The private Redis server of one test. The test may fill it or make it read-only.
 struct OwnRedis(Server);
 
 impl OwnRedis {
@@ -37,7 +37,7 @@ impl OwnRedis {
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut conn).await.unwrap()
     }
 
-    /// Sets `maxmemory` to a byte, so that Redis refuses every command that needs memory.
+    /// Sets `maxmemory` to one byte, so that Redis refuses every command that needs memory.
     async fn fill_up(&self) {
         self.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     }
@@ -63,8 +63,8 @@ async fn assert_password_attempts_are_limited(app: &TestApp, user: &User) {
     assert!(rest.len() <= 3 && rest.iter().all(|status| **status == 401), "{statuses:?}");
 }
 
-/// Requests links of two kinds, each three times. Asserts that all requests are accepted and that at least
-/// two mails are written to the outbox.
+/// Requests links of two kinds, each three times. Asserts that all requests are accepted, and that two to six mails are
+/// written to the outbox: of each kind, one mail is free without Redis, and three mails are free with Redis.
 async fn assert_links_are_sent(app: &TestApp, user: &User) {
     let outbox =
         async || column(&app.database, "SELECT count(*) FROM job_outbox").await[0].parse::<u32>().unwrap();

@@ -18,7 +18,7 @@ impl TestApp {
         self.post("/auth/refresh", None, json!({ "refresh_token": token })).await
     }
 
-    /// Signs the same user in again.
+    /// Signs the user in again. Returns the user with the tokens of the new session.
     pub async fn signed_in_again(&self, user: &User) -> User {
         User::signed_in(user.id, &user.email, &self.login(&user.email, PASSWORD).await)
     }
@@ -80,7 +80,7 @@ async fn only_the_hash_of_a_token_is_stored() {
 }
 
 #[tokio::test]
-async fn a_retried_refresh_returns_the_same_token() {
+async fn a_retried_refresh_returns_the_same_refresh_token() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let first = User::signed_in(user.id, &user.email, &app.refresh(&user.refresh_token).await);
@@ -109,7 +109,7 @@ async fn concurrent_refreshes_return_the_same_next_token() {
 }
 
 #[tokio::test]
-async fn smoke_a_replay_revokes_its_session_only() {
+async fn smoke_a_replayed_refresh_token_revokes_its_session_only() {
     let app = TestApp::start().await;
     let (user, other_user) = (app.user().await, app.user().await);
     let elsewhere = app.signed_in_again(&user).await;
@@ -218,7 +218,7 @@ async fn logout_all_revokes_all_sessions_of_the_user() {
 }
 
 #[tokio::test]
-async fn the_list_shows_device_and_address_of_each_session() {
+async fn the_list_of_sessions_shows_device_and_address() {
     let app = TestApp::with(&["--trusted-proxies=1"]).await;
     let user = app.user().await;
     let sign_in = async |device: &str, address: &str| {

@@ -1,4 +1,4 @@
-//! The cache in Redis. All replicas share it, and the product works while Redis is unavailable.
+//! The cache in Redis. All replicas of the API share it, and the product works while Redis is unavailable.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::support::{
 
 const TTL: Duration = Duration::from_secs(3_600);
 
-/// A replica that counts its loads.
+/// A replica that counts how often it loads a value.
 struct Replica {
     app: TestApp,
     loads: AtomicUsize,
@@ -65,7 +65,7 @@ async fn smoke_replicas_share_a_value_until_it_is_invalidated() {
 }
 
 #[tokio::test]
-async fn values_are_stored_below_the_prefix_and_expire() {
+async fn cached_values_have_the_key_prefix_and_expire() {
     let (one, _) = two_replicas().await;
     one.get("a").await;
     let mut redis = connect(&servers().await.redis_url()).await.unwrap();
@@ -99,7 +99,7 @@ async fn concurrent_calls_share_one_load_and_its_failure() {
 }
 
 #[tokio::test]
-async fn every_call_loads_while_redis_is_unavailable() {
+async fn every_call_loads_its_value_while_redis_is_unavailable() {
     let database = Arc::new(TestDatabase::migrated().await);
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let one = Replica::on(database, &[&format!("--redis-url={url}"), "--redis-timeout-ms=900"]).await;
@@ -114,7 +114,7 @@ async fn every_call_loads_while_redis_is_unavailable() {
 }
 
 #[tokio::test]
-async fn the_cache_may_have_a_server_of_its_own_that_evicts() {
+async fn the_cache_may_use_a_separate_redis_server_that_evicts_keys() {
     let database = Arc::new(TestDatabase::migrated().await);
     let mut redis = OwnRedis::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
     let one = Replica::on(database.clone(), &[&format!("--cache-redis-url={}", redis.url())]).await;

@@ -1,4 +1,4 @@
-//! The commands of the binary that exit without a signal.
+//! The commands of the binary that end without a signal.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -76,7 +76,7 @@ async fn wrong_usage_is_explained_and_exits_with_2() {
 }
 
 #[tokio::test]
-async fn migrate_applies_and_reverts() {
+async fn migrate_up_applies_and_down_reverts_migrations() {
     let database = TestDatabase::empty().await;
     let migrate = |args: &[&'static str]| {
         let mut command = saas(&[&["migrate"], args].concat());

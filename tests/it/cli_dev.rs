@@ -142,7 +142,7 @@ async fn smoke_dev_runs_the_whole_product_and_keeps_its_data() {
     second.wait_until_gone(dir.path()).await;
 }
 
-/// Adds the entries below a directory to `found` that users other than their owner may access.
+/// Adds to `found` each file and directory below `dir` whose mode has permissions for users other than its owner.
 fn collect_accessible_to_others(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -266,7 +266,7 @@ async fn a_port_in_use_is_reported_before_anything_starts() {
 }
 
 #[tokio::test]
-async fn reset_deletes_all_data() {
+async fn dev_with_reset_deletes_all_data() {
     let dir = TempDir::new();
     let mut first = start(dev_command(dir.path(), &[])).await;
     let body = serde_json::json!({ "email": "ada@example.com", "password": "correct horse" });

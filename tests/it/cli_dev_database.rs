@@ -18,8 +18,8 @@ fn dev_command(dir: &TempDir, args: &[&str]) -> Command {
     command
 }
 
-/// Returns a `saas dev` command that uses a test database and the Redis of the tests, so that it starts no
-/// server.
+/// Returns a `saas dev` command that uses a test database and the Redis of the tests, so that it starts neither PostgreSQL
+/// nor Redis.
 async fn external_command(dir: &TempDir, database: &TestDatabase, args: &[&str]) -> Command {
     let mut command = dev_command(dir, args);
     command
@@ -47,7 +47,7 @@ async fn login(api: &str, email: &str, password: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn pending_migrations_are_not_applied_without_a_flag() {
+async fn dev_applies_migrations_to_an_external_database_only_with_a_flag() {
     let database = TestDatabase::empty().await;
     let refused = ["pending migrations", "2026-11-22-000000_users", "saas dev --migrate", "saas migrate up"];
     let url = database.url.strip_prefix("postgres://").unwrap();
@@ -127,7 +127,8 @@ async fn other_machines_cannot_log_in_with_the_default_password() {
     }
     assert!(!dir.path().join(".saas").exists());
 
-    // The admin of an earlier run keeps the default password.
+    // The admin of an earlier run still has the default password. So `saas dev` refuses to serve other machines until
+    // `--reset` deletes the data.
     let (mut process, _) = start(dev_command(&dir, &[])).await;
     process.signal("INT");
     process.end().await;

@@ -42,7 +42,7 @@ async fn nothing_is_reverted_without_a_confirmation() {
 }
 
 #[tokio::test]
-async fn migrate_new_creates_both_files() {
+async fn migrate_new_creates_up_sql_and_down_sql() {
     let dir = TempDir::new();
     let folder = dir.path().to_str().unwrap().to_owned();
     let new = |description: &str| run(saas(&["migrate", "new", description, "--dir", &folder]));
@@ -103,11 +103,11 @@ async fn migrate_schema_needs_only_the_migrations() {
 /// A developer may use a new table in the code before src/schema.rs has it. The code then does not compile, but the
 /// migration must still run.
 #[tokio::test]
-async fn the_script_uses_the_last_binary_if_the_code_does_not_compile() {
+async fn the_script_migrate_uses_the_last_binary_if_the_code_does_not_compile() {
     let dir = TempDir::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/migrate");
-    // A shell writes the programs. If this process wrote them, a child that it starts at the same time could
-    // inherit the open file, and a program that is open for writing cannot be run (ETXTBSY).
+    // A shell writes the fake programs. If this process wrote them, a child that it starts at the same time could inherit
+    // the open file, and a program that is open for writing cannot be run (ETXTBSY).
     let set_up = async |text: &str| {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-euc", text]).current_dir(dir.path()).env("SCRIPT", &script);

@@ -18,7 +18,7 @@ impl TestQueue {
     pub async fn command(&self, args: &[&str]) -> Command {
         let mut command = saas(&[&["queue"], args].concat());
         command.env("REDIS_URL", servers().await.redis_url()).env("REDIS_KEY_PREFIX", &self.prefix);
-        // Long enough for a loaded machine.
+        // Longer than the default, so that tests do not fail on a loaded machine.
         command.env("REDIS_TIMEOUT_MS", "20000");
         command
     }
@@ -37,14 +37,14 @@ impl TestQueue {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// Adds a job that has failed permanently.
-    pub async fn failed(&self, name: &str) -> String {
+    /// Adds a job, and runs it until it has failed permanently. Returns its id.
+    pub async fn push_failed(&self, name: &str) -> String {
         let id = self.push(name, Behavior::FailForGood).await;
         self.drain_until(&id, State::Failed).await;
         id
     }
 
-    pub async fn urgent(&self, name: &str) -> String {
+    pub async fn push_urgent(&self, name: &str) -> String {
         self.queue.enqueue(&UrgentTask { name: name.into() }, Origin::default()).await.unwrap()
     }
 
@@ -66,7 +66,7 @@ fn ids(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn help_has_examples_and_lists_its_settings() {
+async fn the_help_of_saas_queue_has_examples_and_settings() {
     let all = run(saas(&["queue", "--help"])).await.succeeded().stdout;
     assert!(all.contains("Examples:\n"), "{all}");
     for action in [
@@ -87,7 +87,7 @@ async fn smoke_stats_list_all_queues() {
     assert!(queue.stdout_of(&["stats"]).await.contains("there is no queue"));
     assert_eq!(queue.json_of(&["stats"]).await, json!([]));
 
-    queue.failed("bad").await;
+    queue.push_failed("bad").await;
     queue.push("good", Behavior::Succeed).await;
     queue.drain().await;
     let first = queue.push("waits", Behavior::Succeed).await;
@@ -113,7 +113,7 @@ async fn smoke_stats_list_all_queues() {
 }
 
 #[tokio::test]
-async fn stats_repeat_until_a_signal() {
+async fn watched_stats_repeat_until_a_signal() {
     let queue = TestQueue::new().await;
     queue.push("one", Behavior::Succeed).await;
     let mut watch = Running::start(queue.command(&["stats", "--watch", "0.1"]).await);
@@ -138,7 +138,7 @@ async fn stats_repeat_until_a_signal() {
 }
 
 #[tokio::test]
-async fn stats_continue_after_an_outage_of_redis() {
+async fn watched_stats_continue_after_an_outage_of_redis() {
     let queue = TestQueue::new().await;
     queue.push("one", Behavior::Succeed).await;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
@@ -160,13 +160,13 @@ async fn stats_continue_after_an_outage_of_redis() {
 #[tokio::test]
 async fn failed_jobs_are_listed_latest_first() {
     let queue = TestQueue::new().await;
-    let old = queue.failed("old").await;
-    let urgent = queue.urgent("x").await;
+    let old = queue.push_failed("old").await;
+    let urgent = queue.push_urgent("x").await;
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &urgent]).await;
     let spoilt = envelope.replace("\"name\"", "\"nome\"");
     queue.redis::<u32>(&["HSET", "{}:jobs", &urgent, &spoilt]).await;
     queue.drain_until(&urgent, State::Failed).await;
-    let new = queue.failed("new").await;
+    let new = queue.push_failed("new").await;
 
     assert_eq!(ids(&queue.json_of(&["failed"]).await), [&new, &urgent, &old]);
     assert_eq!(ids(&queue.json_of(&["failed", "default"]).await), [&new, &old]);
@@ -243,7 +243,7 @@ async fn a_running_job_and_its_worker_are_shown() {
 #[tokio::test]
 async fn show_prints_all_details_of_a_job() {
     let queue = TestQueue::new().await;
-    let bad = queue.failed("bad").await;
+    let bad = queue.push_failed("bad").await;
     let text = queue.stdout_of(&["show", &bad]).await;
     let first = format!("id:       {bad}");
     for line in [
@@ -305,7 +305,7 @@ async fn without_redis_the_error_says_what_to_check() {
 }
 
 #[tokio::test]
-async fn job_tables_read_no_payloads() {
+async fn tables_of_jobs_read_no_payloads_from_redis() {
     let queue = TestQueue::new().await;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     for _ in 0..3 {

@@ -7,7 +7,7 @@ use crate::support::queue::{Behavior, Task, TestQueue};
 #[tokio::test]
 async fn failed_jobs_are_requeued_by_id_or_all() {
     let queue = TestQueue::new().await;
-    let (one, two) = (queue.failed("one").await, queue.failed("two").await);
+    let (one, two) = (queue.push_failed("one").await, queue.push_failed("two").await);
     let some = queue.run_cli(&["requeue", &one, "0000"]).await.failed(1, &["0000 is not a failed job"]);
     assert_eq!(some.stdout, "requeued 1 job\n");
     assert!(!some.stderr.contains(&one));
@@ -73,8 +73,8 @@ async fn limits_are_set_shown_and_removed() {
 #[tokio::test]
 async fn smoke_purge_requires_confirmation() {
     let queue = TestQueue::new().await;
-    let one = queue.failed("one").await;
-    queue.failed("two").await;
+    let one = queue.push_failed("one").await;
+    queue.push_failed("two").await;
     queue.push_scheduled("later").await;
     let waits = queue.push("waits", Behavior::Succeed).await;
     queue.run_cli(&["purge", "default"]).await.failed(1, &["2 failed jobs of default", "--yes"]);

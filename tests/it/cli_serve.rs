@@ -70,7 +70,7 @@ async fn a_running_request_is_finished_before_shutdown() {
 }
 
 #[tokio::test]
-async fn readiness_fails_before_the_port_is_closed() {
+async fn at_shutdown_readiness_fails_before_the_port_is_closed() {
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&["--shutdown-delay-seconds", "300"], &database).await;
     let ready =
@@ -192,7 +192,7 @@ async fn send_request(stream: &mut TcpStream, request: &[u8]) -> std::io::Result
     }
 }
 
-/// Sends requests over one connection until a response closes it. Counts them in `answered`.
+/// Sends requests over one connection until a response announces its end. Counts the earlier responses in `answered`.
 async fn send_until_closed(address: &str, request: &[u8], answered: &AtomicUsize) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     while send_request(&mut stream, request).await.expect("a request was lost") {
@@ -227,7 +227,7 @@ async fn smoke_shutdown_under_load_loses_no_request() {
     }
 }
 
-/// Opens connections at the same time and sends a request on each. Returns how many succeeded and how many
+/// Opens connections at the same time and sends a request on each. Returns how many requests succeeded and how many
 /// failed.
 async fn send_burst(address: &str, connections: usize) -> (usize, usize) {
     let request = b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

@@ -48,7 +48,7 @@ async fn smoke_production_reports_all_unsafe_settings_together() {
 }
 
 #[tokio::test]
-async fn serve_reports_what_is_missing() {
+async fn serve_explains_why_it_cannot_start() {
     let mut command = saas(&["serve"]);
     command.env("SECRET_KEY", SECRET).env("FIRST_SUPERUSER_PASSWORD", "a password of ours");
     run(command).await.failed(1, &["DATABASE_URL", "POSTGRES_SERVER", "saas dev"]);
@@ -188,7 +188,7 @@ async fn unencrypted_connections_cause_a_warning_at_start_and_in_doctor() {
     }
 }
 
-/// Writes the table of all settings in docs/settings.md from the definitions, or checks it.
+/// Compares the tables in docs/settings.md with the definitions of the settings. With `BLESS` set, writes the tables.
 #[test]
 fn settings_are_documented() {
     let cli = Cli::command();
@@ -286,7 +286,7 @@ async fn settings_are_read_from_dotenv() {
 }
 
 #[tokio::test]
-async fn a_blank_setting_is_not_set() {
+async fn a_blank_environment_variable_counts_as_unset() {
     let database = TestDatabase::migrated().await;
     let mut command = saas(&["doctor"]);
     for name in

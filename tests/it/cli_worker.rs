@@ -131,7 +131,7 @@ async fn a_worker_waits_for_redis() {
 }
 
 #[tokio::test]
-async fn jobs_of_a_user_do_not_delay_those_of_the_product() {
+async fn jobs_of_a_user_do_not_delay_system_jobs() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let mut worker = Running::start(app.worker_command(&[]).await);
@@ -166,10 +166,10 @@ async fn a_flag_turns_the_system_queue_off() {
 }
 
 #[tokio::test]
-async fn jobs_that_an_earlier_release_put_into_another_queue_run() {
+async fn system_jobs_that_an_earlier_release_put_into_the_default_queue_run() {
     let app = TestApp::start().await;
     let id = app.app.queue.enqueue(&Housekeeping {}, Origin::default()).await.unwrap();
-    // Moves the job to the queue of the users' jobs, where earlier releases have put it.
+    // Moves the job to the queue of the users' jobs. Earlier releases put this job there.
     let mut redis = crate::support::queue::connect(&servers().await.redis_url()).await.unwrap();
     let key = |name: &str| format!("{}:{name}", app.prefix);
     let envelope: String =

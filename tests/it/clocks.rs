@@ -18,8 +18,8 @@ use crate::support::{
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
-/// Creates a database whose clock is `seconds` ahead of the clock of this process: functions in another schema replace
-/// those of PostgreSQL.
+/// Creates a database whose clock is `seconds` ahead of the clock of this process, or behind if negative. Functions in the
+/// schema `public` hide `now` and `clock_timestamp` of PostgreSQL.
 async fn database_ahead_by(seconds: i64) -> Arc<TestDatabase> {
     let database = TestDatabase::migrated().await;
     let shift = format!(
@@ -50,7 +50,7 @@ async fn is_true(app: &TestApp, condition: &str) -> bool {
     column(&app.database, &format!("SELECT {condition}")).await == ["t"]
 }
 
-async fn sessions_are_judged(app: &TestApp, user: &User) {
+async fn assert_sessions_use_database_clock(app: &TestApp, user: &User) {
     assert!(app.is_signed_in(user).await);
     assert!(app.app.session_uses.all().is_empty(), "the session was seen just now");
     let refreshed = app.refresh(&user.refresh_token).await;
@@ -71,7 +71,7 @@ async fn sessions_are_judged(app: &TestApp, user: &User) {
     assert!(!app.is_signed_in(user).await);
 }
 
-async fn links_are_judged(app: &TestApp, user: &User) {
+async fn assert_links_use_database_clock(app: &TestApp, user: &User) {
     assert_eq!(app.post("/auth/forgot-password", None, json!({ "email": user.email })).await.status, 202);
     let reset = json!({ "token": app.mailed_token(&user.email).await, "password": PASSWORD });
     let minutes =
@@ -80,7 +80,7 @@ async fn links_are_judged(app: &TestApp, user: &User) {
     assert_eq!(app.post("/auth/reset-password", None, reset).await.status, 204);
 }
 
-async fn codes_are_judged(app: &TestApp, user: &User, ahead: i64) {
+async fn assert_codes_use_database_clock(app: &TestApp, user: &User, ahead: i64) {
     let path = "/users/me/two-factor";
     let setup = app.post(path, Some(user), json!({ "password": PASSWORD })).await;
     let totp = Totp::from_url(setup.body["otpauth_uri"].as_str().unwrap()).unwrap();
@@ -97,7 +97,7 @@ async fn codes_are_judged(app: &TestApp, user: &User, ahead: i64) {
     assert!((600..=900).contains(&wait), "{wait}");
 }
 
-async fn deletion_is_judged(app: &TestApp, user: &User) {
+async fn assert_deletion_uses_database_clock(app: &TestApp, user: &User) {
     let deletion = app.post("/users/me/deletion", Some(user), json!({ "password": PASSWORD })).await;
     assert_eq!(deletion.status, 202, "{}", deletion.text);
     let due =
@@ -115,11 +115,11 @@ async fn smoke_only_the_clock_of_the_database_counts() {
     for ahead in [-40 * DAY, -HOUR, -300, 300, 100 * DAY] {
         let app = TestApp::on(database_ahead_by(ahead).await, &[]).await;
         let user = app.user().await;
-        sessions_are_judged(&app, &user).await;
-        links_are_judged(&app, &user).await;
+        assert_sessions_use_database_clock(&app, &user).await;
+        assert_links_use_database_clock(&app, &user).await;
         let user = app.signed_in_again(&user).await;
-        codes_are_judged(&app, &user, ahead).await;
-        deletion_is_judged(&app, &user).await;
+        assert_codes_use_database_clock(&app, &user, ahead).await;
+        assert_deletion_uses_database_clock(&app, &user).await;
     }
 }
 

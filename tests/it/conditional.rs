@@ -12,7 +12,7 @@ use crate::{
     support::{TestApp, User, app::Answer},
 };
 
-/// The reads without an entity tag: probes, whose responses are about this moment, and a greeting.
+/// The paths of reads without an entity tag: health checks, which report the current state, and an example operation.
 const READS_WITHOUT_TAG: [&str; 6] =
     ["/health", "/health/db", "/health/live", "/health/ready", "/health/redis", "/users/admin-only"];
 
@@ -36,8 +36,8 @@ pub async fn etag(app: &TestApp, path: &str, user: &User) -> String {
     tag
 }
 
-/// Returns the readable resources that have entity tags.
-pub async fn resources(app: &TestApp, admin: &User) -> Vec<String> {
+/// Enqueues a job. Returns the paths of this job and of `admin`, all of which have entity tags.
+pub async fn tagged_paths(app: &TestApp, admin: &User) -> Vec<String> {
     let job = app.enqueue("/jobs/example?name=x", admin).await;
     let of_job = [format!("/jobs/{job}/status"), format!("/admin/jobs/{job}")];
     let of_user = ["/users/me".to_owned(), "/users/me/two-factor".into(), format!("/users/{}", admin.id)];
@@ -48,7 +48,7 @@ pub async fn resources(app: &TestApp, admin: &User) -> Vec<String> {
 async fn smoke_a_resource_that_the_client_knows_is_not_sent_again() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    for path in resources(&app, &admin).await {
+    for path in tagged_paths(&app, &admin).await {
         let tag = etag(&app, &path, &admin).await;
         let full = Answer::of(get(&app, &path, &admin)).await;
         let bare = tag.trim_matches('"').to_owned();
@@ -99,7 +99,7 @@ async fn smoke_a_resource_that_the_client_knows_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn the_tag_of_a_user_changes_with_everything_that_the_user_shows() {
+async fn the_tag_of_a_user_changes_with_every_field_that_is_shown() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let path = format!("/users/{}", user.id);
@@ -127,7 +127,7 @@ async fn the_tag_of_a_user_changes_with_everything_that_the_user_shows() {
     );
 }
 
-/// Makes the body of the change with a number.
+/// Returns the request body of the n-th change.
 type MakeChange = fn(usize) -> Value;
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn smoke_a_change_is_made_only_to_the_state_that_the_client_has_seen() {
 }
 
 #[tokio::test]
-async fn one_of_many_concurrent_changes_of_a_state_is_made() {
+async fn exactly_one_of_many_concurrent_changes_with_the_same_tag_succeeds() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let user = app.user().await;
@@ -202,7 +202,7 @@ async fn one_of_many_concurrent_changes_of_a_state_is_made() {
 }
 
 #[tokio::test]
-async fn a_setting_requires_the_header() {
+async fn with_require_if_match_a_change_of_a_user_needs_the_header() {
     let app = TestApp::with(&["--require-if-match=true"]).await;
     let admin = app.admin().await;
     for path in ["/users/me".to_owned(), format!("/users/{}", admin.id)] {
@@ -241,7 +241,7 @@ async fn a_compressed_resource_has_a_tag_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_document_has_the_conditional_requests() {
+async fn the_api_document_describes_conditional_requests() {
     let document = fetch_document().await;
     let (mut reads, mut changes) = (BTreeSet::new(), BTreeSet::new());
     for (path, method, operation) in list_operations(&document) {

@@ -1,16 +1,17 @@
-//! Conditional requests of all resources: each change has a condition or refuses it, and each read has a tag.
+//! Conditional requests of all resources: a change checks the condition of a request, or refuses the request. Resources
+//! and lists have entity tags.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
     api_keys::{create_key, create_org},
-    conditional::{etag, get, patch, resources},
+    conditional::{etag, get, patch, tagged_paths},
     openapi::{fetch_document, list_operations},
     support::{TestApp, User, app::Answer},
 };
 
-/// Returns the resources with PATCH besides users, organizations and products, each with two changes.
+/// Returns the paths of a member, an API key, an organization (for admins) and a queue, each with two bodies for PATCH.
 async fn changeable(app: &TestApp, admin: &User) -> Vec<(String, Value, Value)> {
     let (org, member) = (create_org(app, admin).await, app.user().await);
     let insert = "INSERT INTO memberships (org_id, user_id, role) VALUES";
@@ -42,8 +43,8 @@ async fn every_resource_is_changed_only_in_the_state_that_the_client_has_seen() 
         assert_eq!(second, etag(&app, &path, &admin).await, "{path}: the change returns the new tag");
         for stale in [first, format!("W/{second}"), "\"x\"".into()] {
             for body in [&one, &other, &json!({})] {
-                let is_required = body == &json!({}) && path.starts_with("/admin/orgs");
-                if !is_required {
+                let lacks_required_field = body == &json!({}) && path.starts_with("/admin/orgs");
+                if !lacks_required_field {
                     change(&stale, body).await.is_some_problem(412, "precondition_failed");
                 }
             }
@@ -63,8 +64,8 @@ async fn every_resource_is_changed_only_in_the_state_that_the_client_has_seen() 
     app.get("/admin/queues/new", Some(&admin)).await.is_some_problem(404, "not_found");
 }
 
-/// The number of jobs of a queue and the last use of an API key change all the time. A client learns of it, and can still change
-/// what it has seen.
+/// The number of jobs of a queue and the last use of an API key also change without a PATCH. They change the entity tag, so
+/// a client reads the new values. `If-Match` does not compare them, so a client can still change the resource.
 #[tokio::test]
 async fn volatile_fields_change_the_tag_but_do_not_prevent_a_change() {
     let app = TestApp::start().await;
@@ -89,7 +90,8 @@ async fn volatile_fields_change_the_tag_but_do_not_prevent_a_change() {
     }
 }
 
-/// A condition that is ignored is a change that the client has forbidden (RFC 9110 sections 13.1.1 and 13.1.2).
+/// A server that ignored a condition would make a change that the client has forbidden (RFC 9110 sections 13.1.1 and
+/// 13.1.2).
 #[tokio::test]
 async fn no_change_ignores_a_condition() {
     let app = TestApp::start().await;
@@ -114,7 +116,7 @@ async fn no_change_ignores_a_condition() {
     }
     assert!(refused > 100, "{refused}");
     let admin = app.admin().await;
-    for path in resources(&app, &admin).await {
+    for path in tagged_paths(&app, &admin).await {
         let tag = etag(&app, &path, &admin).await;
         let read =
             async |if_match: &str| Answer::of(get(&app, &path, &admin).header("if-match", if_match)).await;
@@ -150,7 +152,7 @@ async fn a_list_that_the_client_knows_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_setting_requires_a_condition_of_every_change() {
+async fn with_require_if_match_a_change_of_any_resource_needs_the_header() {
     let app = TestApp::with(&["--require-if-match=true"]).await;
     let admin = app.admin().await;
     for (path, one, _) in changeable(&app, &admin).await {

@@ -18,7 +18,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// Returns the indented lines that follow the line that begins with `head`.
+/// Returns the lines that follow the line that begins with `head`, up to the next line that is not indented further.
 fn block<'a>(text: &'a str, head: &str) -> Vec<&'a str> {
     let indentation = |line: &str| line.len() - line.trim_start().len();
     let after_head = text.lines().skip_while(|line| !line.starts_with(head)).skip(1);
@@ -28,7 +28,7 @@ fn block<'a>(text: &'a str, head: &str) -> Vec<&'a str> {
     lines
 }
 
-/// Returns the lines of a service in compose.yaml, followed by those of the anchors that it merges.
+/// Returns the lines of a service in compose.yaml, followed by the lines of the blocks that it merges (`<<: *anchor`).
 fn service<'a>(compose: &'a str, name: &str) -> Vec<&'a str> {
     let mut lines = block(compose, &format!("  {name}:"));
     let mut merged = lines.clone();
@@ -52,7 +52,7 @@ fn value_of<'a>(service: &[&'a str], key: &str) -> &'a str {
 }
 
 #[test]
-fn the_image_needs_no_front_end_and_runs_as_a_number() {
+fn the_dockerfile_needs_no_buildkit_frontend_and_has_a_numeric_user() {
     let dockerfile = read("Dockerfile");
     assert!(!dockerfile.contains("# syntax"), "a build must not need the public registry");
     let instruction = |name: &str| {
@@ -118,7 +118,7 @@ fn each_process_has_a_health_check_and_time_to_stop() {
     }
 }
 
-/// Returns the default of a setting.
+/// Returns the default of a setting of `saas serve` or `saas worker`.
 fn default_of(setting: &str) -> String {
     let cli = Cli::command();
     let mut args =
@@ -127,7 +127,7 @@ fn default_of(setting: &str) -> String {
     arg.get_default_values()[0].to_str().unwrap().to_owned()
 }
 
-/// Runs the statements of the script on a private server, because they disable the login of the superuser.
+/// Runs the statements of `create-role.sh` on a private server, because they disable the login of the superuser.
 #[tokio::test]
 async fn the_role_of_the_product_is_no_superuser() {
     let server = Server::postgres(&test_dir().unwrap(), Purpose::Test).await.unwrap();

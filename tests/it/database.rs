@@ -127,7 +127,7 @@ async fn the_database_maintains_updated_at() {
 }
 
 #[tokio::test]
-async fn the_database_enforces_its_constraints() {
+async fn the_database_refuses_duplicate_and_long_addresses_and_unknown_roles() {
     let database = TestDatabase::migrated().await;
     let client = connect(&database.url).await;
     let insert = |email: &str, role: &str| {
@@ -160,7 +160,7 @@ async fn concurrent_creations_of_an_admin_create_one_account() {
     assert_eq!(app.login("root@example.com", PASSWORD).await.status, 200);
 }
 
-/// Checks the connections of the pool and those of commands.
+/// Checks a connection of the pool and a connection of a command such as `saas migrate`.
 #[tokio::test]
 async fn each_transaction_sets_its_isolation_level_and_statement_timeout() {
     let app = TestApp::start().await;

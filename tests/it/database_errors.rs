@@ -87,7 +87,8 @@ async fn a_transaction_is_retried_after_a_deadlock() {
         let work = async |conn: &mut AsyncPgConnection| -> Result<()> {
             let update = |id: i32| format!("UPDATE locked SET changes = changes + 1 WHERE id = {id}");
             conn.batch_execute(&update(first)).await?;
-            // In the first attempt, each transaction holds one row and waits for the row of the other.
+            // In the first attempt, both transactions meet here, and each holds the row that the other needs. The retry waits
+            // in vain, so the wait has a time limit.
             let _ = tokio::time::timeout(std::time::Duration::from_millis(500), both.wait()).await;
             Ok(conn.batch_execute(&update(second)).await?)
         };

@@ -1,5 +1,5 @@
-//! The default password of the first admin. It is public, so only a private database of `saas dev` may have an admin
-//! with this password.
+//! The default password of the first admin. It is public, so `saas serve` does not start in production while an active
+//! admin has this password.
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ use crate::support::{
     servers::{TestDatabase, unique},
 };
 
-const PROBLEM: &[&str] = &["default password", "planted@example.com", "saas create-admin", "--set-password"];
+const DEFAULT_PASSWORD_ERROR: &[&str] = &["default password", "planted@example.com", "saas create-admin", "--set-password"];
 
 /// Inserts an active admin with the default password, as earlier releases did.
 async fn insert_admin_with_default_password(database: &TestDatabase) {
@@ -45,16 +45,16 @@ async fn serve_refuses_an_admin_with_the_default_password_until_it_is_replaced()
     first.signal("TERM");
     first.end().await;
     insert_admin_with_default_password(&database).await;
-    // The second start reads the result of the check from the cache.
+    // The second start reads the result of the password check from the cache.
     for _ in 0..2 {
-        run(start().await).await.failed(1, PROBLEM);
+        run(start().await).await.failed(1, DEFAULT_PASSWORD_ERROR);
     }
 
     let args = ["create-admin", "--email", "planted@example.com", "--set-password", "--password-stdin"];
     let replace =
         async |input| run_with_input(production_command(&args, &database, &prefix).await, input).await;
     replace("ChangeThis123").await.failed(1, &["published default"]);
-    run(start().await).await.failed(1, PROBLEM);
+    run(start().await).await.failed(1, DEFAULT_PASSWORD_ERROR);
     assert!(replace("correct horse").await.succeeded().stdout.contains("has a new password"));
     let (_server, address) = start_server(start().await).await;
     assert_eq!(login(&address, "planted@example.com", "correct horse").await, 200);
@@ -80,7 +80,7 @@ async fn serve_with_debug_warns_of_the_default_password_and_listens_on_loopback_
     server.wait_for_output("default password, which is public").await;
     assert_eq!(login(&address, "planted@example.com", DEFAULT_ADMIN_PASSWORD).await, 200);
     for host in ["0.0.0.0", "::"] {
-        run(serve_command(&database, &["--debug", "--host", host]).await).await.failed(1, PROBLEM);
+        run(serve_command(&database, &["--debug", "--host", host]).await).await.failed(1, DEFAULT_PASSWORD_ERROR);
     }
 }
 
@@ -107,7 +107,7 @@ async fn doctor_reports_an_admin_with_the_default_password() {
     insert_admin_with_default_password(&database).await;
     let found = doctor(&[]).await;
     assert_eq!(found.code, Some(1));
-    for word in PROBLEM.iter().chain(&["FAIL  admins"]) {
+    for word in DEFAULT_PASSWORD_ERROR.iter().chain(&["FAIL  admins"]) {
         assert!(found.stdout.contains(word), "{word} is not in {}", found.stdout);
     }
     let debug = doctor(&["--debug"]).await.succeeded();
@@ -115,7 +115,7 @@ async fn doctor_reports_an_admin_with_the_default_password() {
 }
 
 #[tokio::test]
-async fn the_default_password_cannot_be_chosen() {
+async fn no_operation_accepts_the_default_password_as_a_new_password() {
     let app = TestApp::start().await;
     let refused = |field: &str, answer: &crate::support::app::Answer| {
         assert_eq!(answer.invalid_fields(), [(format!("body.{field}"), "value_error".to_owned())]);
@@ -146,7 +146,7 @@ async fn the_default_password_cannot_be_chosen() {
 }
 
 #[tokio::test]
-async fn only_the_password_of_an_admin_is_replaced() {
+async fn set_password_replaces_only_the_password_of_an_admin() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for (email, words) in

@@ -93,7 +93,7 @@ async fn a_plain_text_mail_has_no_frame() {
 }
 
 #[tokio::test]
-async fn only_captured_mails_are_found() {
+async fn dev_mail_serves_only_captured_mails() {
     let dev = DevApp::start().await;
     dev.capture("mail-1", "Hi", "Hello", None).await;
     // A file outside of the directory of mails. A path traversal would read it.
@@ -102,14 +102,14 @@ async fn only_captured_mails_are_found() {
     let name = outside.file_stem().unwrap().to_str().unwrap();
     for id in ["mail-2", "mail-1.eml", "..", &format!("..%2F{name}"), &format!("%2e%2e%2f{name}"), "a%00b"] {
         let answer = dev.get(&format!("/dev/mail/{id}")).await;
-        // The client resolves `..` itself and requests another page, which does not exist.
+        // For `..`, the HTTP client resolves the path and requests `/dev/`. This page does not exist.
         answer.is_problem(404, "not_found", "Not Found");
     }
     std::fs::remove_file(outside).unwrap();
 }
 
 #[tokio::test]
-async fn requests_for_other_hosts_are_refused() {
+async fn captured_mails_are_not_served_for_other_hosts() {
     let dev = DevApp::start().await;
     dev.capture("mail-1", "Hi", "Hello", None).await;
     for (host, status) in [
@@ -128,7 +128,7 @@ async fn requests_for_other_hosts_are_refused() {
 }
 
 #[tokio::test]
-async fn requests_through_a_proxy_are_refused() {
+async fn captured_mails_are_not_served_through_a_proxy() {
     let dev = DevApp::start().await;
     for name in ["x-forwarded-for", "x-forwarded-host", "forwarded", "via", "x-real-ip"] {
         let request = dev.app.at_root(Method::GET, "/dev/mail").header(name, "203.0.113.9");

@@ -1,5 +1,5 @@
-//! The log in development. It has the reason of each refused request, and statements and jobs at the level `debug`. It
-//! has no lines for periodic requests and jobs without work.
+//! The log during development. It has the reason of each refused request. At the level `debug`, it also has the SQL
+//! statements and the jobs that had nothing to do. It has no lines for periodic requests that succeed.
 
 use reqwest::Method;
 use saas::{jobs::RelayOutbox, queue::Origin};
@@ -51,7 +51,7 @@ async fn a_refused_request_logs_its_reason_and_a_reloading_page_logs_nothing() {
 }
 
 #[tokio::test]
-async fn the_level_debug_shows_statements_and_jobs_without_work() {
+async fn the_level_debug_shows_sql_statements_and_jobs_without_work() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;

@@ -26,7 +26,7 @@ const SPELLINGS: [&str; 9] = [
 const STORED_ADDRESS: &str = "ada@bücher.example";
 const MAILED_ADDRESS: &str = "ada@xn--bcher-kva.example";
 
-/// Addresses that every operation refuses, except the login.
+/// Addresses that are invalid. Every operation except the login validates addresses.
 const REFUSED: [&str; 9] = [
     "a@[127.0.0.1]",
     "a@127.0.0.1",
@@ -58,7 +58,7 @@ async fn run_saas(app: &TestApp, args: &[&str]) -> Ended {
 }
 
 #[tokio::test]
-async fn smoke_all_spellings_are_one_account() {
+async fn smoke_all_spellings_of_an_address_belong_to_one_account() {
     let app = TestApp::start().await;
     let (admin, user) = (app.admin().await, register(&app, SPELLINGS[0]).await);
     assert_eq!(app.get("/users/me", Some(&user)).await.body["email"], STORED_ADDRESS);
@@ -94,7 +94,7 @@ async fn an_ascii_address_stays_as_it_was_registered() {
 }
 
 #[tokio::test]
-async fn spellings_share_the_rate_limits() {
+async fn all_spellings_of_an_address_share_rate_limits() {
     let app = TestApp::start().await;
     register(&app, SPELLINGS[0]).await;
     for spelling in SPELLINGS {
@@ -127,8 +127,8 @@ async fn an_address_that_is_registered_meanwhile_cannot_be_confirmed() {
     let token = json!({ "token": app.mailed_token(MAILED_ADDRESS).await });
     let faster = register(&app, SPELLINGS[1]).await;
     app.post("/auth/confirm-email", None, token).await.is_some_problem(400, "email_taken");
-    // Without the account of the same address, the new address can be confirmed. The key of the address (`email_key`)
-    // changes with it.
+    // After the other account is deleted, the new address can be confirmed. The key of the address (`email_key`) changes
+    // together with the address.
     let path = format!("/users/{}", faster.id);
     let admin = app.admin().await;
     assert_eq!(app.call(reqwest::Method::DELETE, &path, &admin).await.status, 204);
@@ -223,7 +223,7 @@ async fn accounts_of_one_address_are_kept_and_reported() {
     );
     assert!(doctor.contains(&format!("user {} has no valid address", ids[2])), "{doctor}");
     assert!(!doctor.contains(&format!("user {}", ids[3])), "{doctor}");
-    // The other accounts with this address are gone, so housekeeping sets the key of the remaining account.
+    // The other account with this address is deleted. So housekeeping sets the key of the remaining account.
     app.sql(&format!("DELETE FROM users WHERE id = {}", ids[1])).await;
     housekeeping::run(&app.app).await.unwrap();
     assert_eq!(column(&app.database, keys).await, ["eve@example.com", "", "bob@xn--bcher-kva.example"]);

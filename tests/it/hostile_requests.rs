@@ -134,7 +134,7 @@ fn header_value() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A response, parsed strictly.
+/// A response. Parsing it panics unless it is well-formed.
 struct Parsed<'a> {
     status: u16,
     headers: Vec<(&'a str, &'a str)>,
@@ -169,7 +169,7 @@ impl<'a> Parsed<'a> {
         (response, &rest[length..])
     }
 
-    /// Returns the value of a header. Fails if it is repeated.
+    /// Returns the value of a header. Panics if the header is repeated.
     fn header(&self, name: &str) -> Option<&'a str> {
         let mut values = self.headers.iter().filter(|(other, _)| *other == name).map(|(_, value)| *value);
         let value = values.next();

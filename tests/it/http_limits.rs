@@ -22,6 +22,7 @@ use crate::support::{TEST_TIMEOUT, eventually};
 
 pub const GET_ROOT: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SHORT_TIMEOUT: Duration = Duration::from_millis(150);
+/// Longer than any test, so this time limit does not end a wait.
 pub const NO_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// The HTTP server of the product, with an endpoint that the test provides.
@@ -42,7 +43,8 @@ impl Server {
         Self { address, stop: Some(stop), ended }
     }
 
-    fn hello(limits: Limits) -> Self {
+    /// Starts a server that responds `hello` to each request.
+    fn start_hello(limits: Limits) -> Self {
         Self::start(make(async |_| Ok::<_, poem::Error>(Response::builder().body("hello"))), limits)
     }
 
@@ -72,7 +74,7 @@ pub async fn read_until_closed(mut stream: TcpStream) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Reads the next response of a connection.
+/// Reads the next response of a connection. Its body must end with `hello`.
 pub async fn read_response(stream: &mut TcpStream) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 1024]);
     while !text.ends_with("hello") {
@@ -88,7 +90,7 @@ pub async fn read_response(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn smoke_an_incomplete_head_times_out() {
-    let server = Server::hello(Limits { head: SHORT_TIMEOUT, ..Limits::default() });
+    let server = Server::start_hello(Limits { head: SHORT_TIMEOUT, ..Limits::default() });
     for part in [&b""[..], b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-more: "] {
         assert_eq!(read_until_closed(server.send(part).await).await, "");
     }
@@ -111,7 +113,7 @@ async fn smoke_an_incomplete_head_times_out() {
 #[tokio::test]
 async fn only_an_idle_connection_times_out() {
     let idle = Duration::from_millis(500);
-    let server = Server::hello(Limits { idle, ..Limits::default() });
+    let server = Server::start_hello(Limits { idle, ..Limits::default() });
     let (mut stream, begun) = (server.connect().await, Instant::now());
     let mut pace = tokio::time::interval(idle / 20);
     while begun.elapsed() < 3 * idle {
@@ -147,7 +149,7 @@ async fn a_request_may_run_longer_than_the_time_limit_of_its_head() {
 
 #[tokio::test]
 async fn a_head_that_is_too_long_is_refused() {
-    let server = Server::hello(Limits::default());
+    let server = Server::start_hello(Limits::default());
     let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "y".repeat(40_000));
     let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-one: y\r\n".repeat(101));
     for head in [many, long] {
@@ -180,9 +182,8 @@ async fn a_burst_of_connections_is_served_within_the_limit() {
 
 #[tokio::test]
 async fn disconnected_clients_free_their_connections() {
-    // No time limit applies to clients here.
     let server =
-        Server::hello(Limits { connections: 2, head: NO_TIMEOUT, idle: NO_TIMEOUT, ..Limits::default() });
+        Server::start_hello(Limits { connections: 2, head: NO_TIMEOUT, idle: NO_TIMEOUT, ..Limits::default() });
     for _ in 0..20 {
         let reset = server.send(b"GET / HTT").await;
         reset.set_zero_linger().unwrap();
@@ -196,7 +197,7 @@ async fn disconnected_clients_free_their_connections() {
 
 #[tokio::test]
 async fn a_half_closed_connection_receives_its_response() {
-    let server = Server::hello(Limits { head: NO_TIMEOUT, idle: NO_TIMEOUT, ..Limits::default() });
+    let server = Server::start_hello(Limits { head: NO_TIMEOUT, idle: NO_TIMEOUT, ..Limits::default() });
     let mut stream = server.send(GET_ROOT).await;
     stream.shutdown().await.unwrap();
     let answer = read_until_closed(stream).await;
@@ -222,7 +223,7 @@ async fn smoke_a_request_that_has_reached_the_port_is_answered_before_shutdown()
         (begun.load(Ordering::SeqCst) == 1).then_some(())
     })
     .await;
-    // The server is stopped before it can accept this connection.
+    // The test does not await anything until it has stopped the server, so the server cannot accept this connection before.
     let in_backlog = std::net::TcpStream::connect(server.address).unwrap();
     std::io::Write::write_all(&mut &in_backlog, GET_ROOT).unwrap();
     server.stop();
@@ -242,7 +243,7 @@ async fn smoke_a_request_that_has_reached_the_port_is_answered_before_shutdown()
 
 #[tokio::test]
 async fn a_shutdown_under_load_answers_accepted_connections() {
-    let mut server = Server::hello(Limits::default());
+    let mut server = Server::start_hello(Limits::default());
     let (answered, address) = (Arc::new(AtomicUsize::new(0)), server.address);
     let clients = (0..8).map(|_| {
         let answered = answered.clone();

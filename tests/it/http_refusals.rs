@@ -21,7 +21,7 @@ async fn send_and_read(address: &str, octets: &[u8]) -> String {
     read_until_closed(stream).await
 }
 
-/// The last response of a connection.
+/// The last response of a connection, which must be a refusal.
 struct LastResponse<'a> {
     status: u16,
     head: &'a str,
@@ -42,7 +42,7 @@ impl<'a> LastResponse<'a> {
     }
 }
 
-/// Returns the value of a header. Fails if the header is repeated.
+/// Returns the value of a header. Panics if the header is repeated.
 fn find_header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let lines = head.lines().filter_map(|line| line.split_once(": "));
     let mut values = lines.filter(|(other, _)| *other == name).map(|(_, value)| value);

@@ -34,7 +34,7 @@ async fn wait_until_logged(process: &Running, words: &str, times: usize) {
 }
 
 #[tokio::test]
-async fn a_worker_replaces_closed_connections_without_warnings_unless_it_cannot() {
+async fn a_worker_replaces_closed_connections_silently_and_warns_if_it_cannot() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;

@@ -138,7 +138,7 @@ impl SourceTree {
         found.into_iter().collect()
     }
 
-    /// Returns the modules that define the names that `module` uses.
+    /// Returns the modules whose names `module` uses, except `module` and its parents.
     fn dependencies(&self, module: &ModulePath) -> BTreeSet<ModulePath> {
         let own = &self.modules[module];
         let mut found = BTreeSet::new();
@@ -201,7 +201,7 @@ impl SourceTree {
 
 enum Target {
     Module(ModulePath),
-    /// A name that this module defines.
+    /// A name, with the module that defines it.
     Name(ModulePath),
 }
 

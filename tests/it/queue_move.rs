@@ -46,7 +46,7 @@ impl TestQueue {
 
 /// Adds a job in each state. Returns the ids and states of the jobs that do not run by themselves after the move.
 async fn fill(old: &TestQueue) -> BTreeMap<&'static str, (String, State)> {
-    let failed = old.failed("failed").await;
+    let failed = old.push_failed("failed").await;
     let double = old.push("ab", Behavior::Double).await;
     let once = old.with("ended", unique("ended")).await;
     old.drain().await;

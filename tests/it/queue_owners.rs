@@ -235,7 +235,7 @@ async fn only_the_latest_failed_jobs_of_an_owner_are_kept() {
     let queue = TestQueue::new().await;
     let first = queue.push_owned(1, "first", Behavior::FailForGood).await;
     queue.drain().await;
-    let others = queue.failed("not owned").await;
+    let others = queue.push_failed("not owned").await;
     let jobs: Vec<_> = (0..120).map(|n| task(&n.to_string(), Behavior::FailForGood)).collect();
     let ids = queue.queue.enqueue_all(&jobs, of(1), EnqueueOptions::default()).await.unwrap();
     queue.drain().await;

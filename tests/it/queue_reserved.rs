@@ -35,8 +35,8 @@ async fn the_reserved_queue_comes_first() {
         for name in ["a", "b"] {
             queue.push(name, Behavior::Succeed).await;
         }
-        queue.urgent("first").await;
-        queue.urgent("second").await;
+        queue.push_urgent("first").await;
+        queue.push_urgent("second").await;
         let never = CancellationToken::new();
         let alone = Options { concurrency: 1, reserved: reserved(1), ..options(&[queues]) };
         queue.worker(alone).run(never.clone(), never).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
     let work = tokio::spawn(queue.worker(options).run(stop.clone(), CancellationToken::new()));
     queue.wait_until_running(3).await;
     for n in 0..3 {
-        let id = queue.urgent(&n.to_string()).await;
+        let id = queue.push_urgent(&n.to_string()).await;
         queue.ends(&id).await;
     }
     assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
@@ -74,7 +74,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
     for _ in 0..3 {
         let id = queue.push("last", Behavior::Succeed).await;
         queue.ends(&id).await;
-        let id = queue.urgent("last").await;
+        let id = queue.push_urgent("last").await;
         queue.ends(&id).await;
     }
     assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
@@ -112,7 +112,7 @@ async fn a_burst_runs_the_reserved_queue_beside_long_jobs() {
     let options = Options { concurrency: 2, reserved: reserved(1), ..options(&["default"]) };
     let work = tokio::spawn(queue.worker(options).run(never.clone(), never));
     queue.wait_until_running(1).await;
-    let urgent = queue.urgent("urgent").await;
+    let urgent = queue.push_urgent("urgent").await;
     queue.ends(&urgent).await;
     queue.log.open.notify_one();
     assert_eq!(work.await.unwrap().unwrap().finished, 2);
