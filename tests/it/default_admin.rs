@@ -13,7 +13,9 @@ use crate::support::{
     servers::{TestDatabase, unique},
 };
 
-const DEFAULT_PASSWORD_ERROR: &[&str] = &["default password", "planted@example.com", "saas create-admin", "--set-password"];
+/// The words of the error about an admin with the default password.
+const PASSWORD_ERROR: &[&str] =
+    &["default password", "planted@example.com", "saas create-admin", "--set-password"];
 
 /// Inserts an active admin with the default password, as earlier releases did.
 async fn insert_admin_with_default_password(database: &TestDatabase) {
@@ -47,14 +49,14 @@ async fn serve_refuses_an_admin_with_the_default_password_until_it_is_replaced()
     insert_admin_with_default_password(&database).await;
     // The second start reads the result of the password check from the cache.
     for _ in 0..2 {
-        run(start().await).await.failed(1, DEFAULT_PASSWORD_ERROR);
+        run(start().await).await.failed(1, PASSWORD_ERROR);
     }
 
     let args = ["create-admin", "--email", "planted@example.com", "--set-password", "--password-stdin"];
     let replace =
         async |input| run_with_input(production_command(&args, &database, &prefix).await, input).await;
     replace("ChangeThis123").await.failed(1, &["published default"]);
-    run(start().await).await.failed(1, DEFAULT_PASSWORD_ERROR);
+    run(start().await).await.failed(1, PASSWORD_ERROR);
     assert!(replace("correct horse").await.succeeded().stdout.contains("has a new password"));
     let (_server, address) = start_server(start().await).await;
     assert_eq!(login(&address, "planted@example.com", "correct horse").await, 200);
@@ -80,7 +82,7 @@ async fn serve_with_debug_warns_of_the_default_password_and_listens_on_loopback_
     server.wait_for_output("default password, which is public").await;
     assert_eq!(login(&address, "planted@example.com", DEFAULT_ADMIN_PASSWORD).await, 200);
     for host in ["0.0.0.0", "::"] {
-        run(serve_command(&database, &["--debug", "--host", host]).await).await.failed(1, DEFAULT_PASSWORD_ERROR);
+        run(serve_command(&database, &["--debug", "--host", host]).await).await.failed(1, PASSWORD_ERROR);
     }
 }
 
@@ -107,7 +109,7 @@ async fn doctor_reports_an_admin_with_the_default_password() {
     insert_admin_with_default_password(&database).await;
     let found = doctor(&[]).await;
     assert_eq!(found.code, Some(1));
-    for word in DEFAULT_PASSWORD_ERROR.iter().chain(&["FAIL  admins"]) {
+    for word in PASSWORD_ERROR.iter().chain(&["FAIL  admins"]) {
         assert!(found.stdout.contains(word), "{word} is not in {}", found.stdout);
     }
     let debug = doctor(&["--debug"]).await.succeeded();

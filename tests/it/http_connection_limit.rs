@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::http_limits::{GET_ROOT, NO_TIMEOUT, Server, read_response, read_until_closed};
 
-/// Starts a server that accepts two connections. Its time limits are longer than any test.
+/// Starts a server that accepts two connections. The time limits for its clients are longer than any test.
 fn start_with_two_connections(endpoint: impl Endpoint<Output = Response> + 'static) -> Server {
     let (head, idle, write) = (NO_TIMEOUT, NO_TIMEOUT, NO_TIMEOUT);
     let limits =

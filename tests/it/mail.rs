@@ -81,7 +81,7 @@ async fn a_temporarily_refused_mail_can_be_sent_again() {
 }
 
 #[tokio::test]
-async fn headers_cannot_be_injected() {
+async fn mail_headers_cannot_be_injected() {
     let smtp = SmtpServer::start().await;
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
     let send = async |mail: Mail<'_>| app.app.mailer.send(&mail).await;

@@ -77,7 +77,7 @@ async fn required_encryption_needs_starttls_and_a_valid_certificate() {
 }
 
 #[tokio::test]
-async fn encryption_can_be_turned_off() {
+async fn smtp_encryption_can_be_turned_off() {
     let smtp = SmtpServer::with(offer(&[], Tls::Upgrade)).await;
     send(&format!("{}?tls=none", smtp.url_with_password()), TO).await.unwrap();
     assert_eq!(command_verbs(&smtp), ["EHLO", "AUTH", "MAIL", "RCPT", "DATA"]);

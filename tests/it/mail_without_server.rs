@@ -138,7 +138,7 @@ async fn mails_that_are_too_old_are_dropped() {
 }
 
 #[tokio::test]
-async fn a_worker_without_a_server_loses_no_job() {
+async fn a_worker_without_a_mail_server_keeps_messages_and_fails_email_jobs() {
     let app = TestApp::with(&[PRODUCTION]).await;
     register(&app, "ada@example.com").await;
     let smtp = SmtpServer::start().await;
@@ -159,7 +159,7 @@ async fn a_worker_without_a_server_loses_no_job() {
 }
 
 #[tokio::test]
-async fn a_missing_server_is_reported() {
+async fn a_missing_mail_server_is_reported() {
     let app = TestApp::with(&[PRODUCTION]).await;
     register(&app, "ada@example.com").await;
     let ready = app.get("/health/ready", None).await;

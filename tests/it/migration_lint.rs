@@ -64,7 +64,7 @@ fn every_rule_is_documented() {
 }
 
 #[test]
-fn what_the_running_release_uses_is_not_taken_away() {
+fn statements_that_break_the_running_release_are_found() {
     assert_rules(
         &[
             ("-- DROP TABLE users\nSELECT 'DROP TABLE users', $$;DROP TABLE users$$, \"drop\" FROM t;", &[]),
@@ -97,7 +97,7 @@ fn what_the_running_release_uses_is_not_taken_away() {
 }
 
 #[test]
-fn tables_in_use_are_not_locked_for_long() {
+fn statements_that_lock_a_table_for_long_are_found() {
     assert_rules(
         &[
             ("ALTER TABLE users ADD x TEXT, ADD COLUMN y TIMESTAMPTZ NOT NULL DEFAULT now()", &[]),
@@ -147,7 +147,7 @@ fn tables_in_use_are_not_locked_for_long() {
 }
 
 #[test]
-fn all_rows_of_a_table_are_not_changed_at_once() {
+fn statements_that_change_all_rows_at_once_are_found() {
     assert_rules(
         &[
             ("UPDATE users SET a = 1", &["1 whole-table"]),
@@ -181,7 +181,7 @@ fn all_rows_of_a_table_are_not_changed_at_once() {
 }
 
 #[test]
-fn statements_without_a_transaction_are_alone() {
+fn a_statement_that_cannot_run_in_a_transaction_must_be_alone() {
     let index = "CREATE INDEX CONCURRENTLY i ON users (a);";
     let value = "ALTER TYPE mood ADD VALUE IF NOT EXISTS 'x';";
     assert_rules(
@@ -209,7 +209,7 @@ fn statements_without_a_transaction_are_alone() {
 }
 
 #[test]
-fn a_body_that_the_migration_runs_is_read() {
+fn statements_in_do_blocks_and_executed_strings_are_found() {
     assert_rules(
         &[
             ("DO $$\nBEGIN\n    IF true THEN DROP TABLE users; END IF;\nEND $$", &["3 drop-table"]),
@@ -230,7 +230,7 @@ fn a_body_that_the_migration_runs_is_read() {
                 &["1 whole-table"],
             ),
             ("DO $$ BEGIN RAISE NOTICE 'DROP TABLE users'; END $$", &[]),
-            // The body of a function does not run.
+            // The linter ignores the body of a function, because the migration only creates the function.
             ("CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN DELETE FROM users; END $$", &[]),
             (
                 "CREATE FUNCTION f() RETURNS void BEGIN ATOMIC DELETE FROM users; END;\nDROP TABLE users;",

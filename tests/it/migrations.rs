@@ -101,7 +101,7 @@ async fn concurrent_processes_can_create_an_index_concurrently() {
 }
 
 #[tokio::test]
-async fn the_error_names_the_privileges_that_a_role_lacks() {
+async fn a_migration_error_names_the_missing_privilege() {
     let database = TestDatabase::empty().await;
     let role = format!("limited_{}", unique());
     database
@@ -122,7 +122,7 @@ async fn the_error_names_the_privileges_that_a_role_lacks() {
             "CREATE SCHEMA extensions; CREATE EXTENSION pg_trgm SCHEMA extensions".to_owned(),
         ),
         (grant("USAGE ON SCHEMA extensions"), grant("USAGE ON SCHEMA extensions")),
-        // Another database of the server has already created this role.
+        // `saas_tenant` exists already, because roles belong to the server. The role of this test is not a member yet.
         (grant("saas_tenant"), grant("saas_tenant")),
     ] {
         let doctor = as_role(&["doctor"]).await.stdout;
@@ -147,7 +147,7 @@ async fn the_error_names_the_privileges_that_a_role_lacks() {
 }
 
 #[tokio::test]
-async fn the_error_names_a_table_that_belongs_to_another_role() {
+async fn a_migration_error_names_a_table_of_another_role() {
     let database = TestDatabase::migrated().await;
     let role = format!("limited_{}", unique());
     database

@@ -21,7 +21,7 @@ pub async fn fetch_document() -> Value {
     answer.body
 }
 
-/// Returns the path and the method of each operation.
+/// Returns the path, the method and the definition of each operation.
 pub fn list_operations(document: &Value) -> Vec<(String, String, &Value)> {
     let paths = document["paths"].as_object().unwrap();
     let each = paths.iter().flat_map(|(path, methods)| {
@@ -80,7 +80,7 @@ async fn smoke_every_operation_is_described() {
 }
 
 #[tokio::test]
-async fn the_document_has_no_known_errors_of_the_framework() {
+async fn the_document_has_no_known_errors_of_poem_openapi() {
     let document = fetch_document().await;
     assert_eq!(document["openapi"], "3.1.0");
     let flow = &document["components"]["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"];
@@ -151,7 +151,7 @@ async fn the_documentation_pages_have_the_name_of_the_product_and_fit_on_a_phone
 }
 
 #[tokio::test]
-async fn the_document_begins_with_what_a_client_needs_first() {
+async fn the_document_lists_auth_and_users_first_and_admin_last() {
     let document = fetch_document().await;
     let tags: Vec<_> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
     assert_eq!(
@@ -266,7 +266,7 @@ async fn a_long_response_is_compressed() {
 }
 
 #[tokio::test]
-async fn the_binary_prints_the_same_document() {
+async fn saas_openapi_prints_the_document_that_the_server_serves() {
     let printed = run(saas(&["openapi"])).await.succeeded();
     let printed: Value = serde_json::from_str(&printed.stdout).unwrap();
     assert_eq!(printed, fetch_document().await);
@@ -275,7 +275,7 @@ async fn the_binary_prints_the_same_document() {
 }
 
 #[tokio::test]
-async fn the_first_server_is_the_public_url() {
+async fn the_first_server_of_the_document_is_the_public_url() {
     let servers = serde_json::json!([{ "url": "https://api.example.com" }, { "url": "/" }]);
     let url = "--public-url=https://api.example.com/";
     let app = TestApp::with(&[url]).await;
@@ -283,7 +283,7 @@ async fn the_first_server_is_the_public_url() {
     assert_eq!(served["servers"], servers);
     let printed = run(saas(&["openapi", url])).await.succeeded();
     assert_eq!(serde_json::from_str::<Value>(&printed.stdout).unwrap()["servers"], servers);
-    // The pages may send requests only to the server that serves them.
+    // The documentation pages may send requests only to the server that serves them.
     for path in ["/docs", "/redoc"] {
         let page = Answer::of(app.at_root(Method::GET, path)).await.text;
         assert!(page.contains("\"url\": \"/\"") && !page.contains("https://api.example.com"), "{path}");

@@ -17,7 +17,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// Returns the path and the text of each file in `ops/`.
+/// Returns the path and the text of these files in `ops/`: the Kubernetes manifest, the units and the proxies.
 fn list_ops() -> Vec<(&'static str, String)> {
     [KUBERNETES].into_iter().chain(UNITS).chain(PROXIES).map(|path| (path, read(path))).collect()
 }
@@ -58,7 +58,7 @@ fn manifest_calls(manifest: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn the_commands_exist() {
+fn all_saas_commands_in_ops_and_the_deployment_guide_exist() {
     // Text between two backticks or two groups of three backticks is code.
     let guide = read(GUIDE);
     let code: Vec<_> = guide.split('`').skip(1).step_by(2).collect();
@@ -75,25 +75,25 @@ fn the_commands_exist() {
     }
 }
 
-/// Returns the settings of a command and its subcommands, with their defaults.
-fn settings(command: &clap::Command, found: &mut BTreeMap<String, String>) {
+/// Adds the settings of a command and its subcommands to `found`, with their defaults.
+fn collect_settings(command: &clap::Command, found: &mut BTreeMap<String, String>) {
     for arg in command.get_arguments() {
         if let Some(name) = arg.get_env().and_then(|name| name.to_str()) {
             let default = arg.get_default_values().first().and_then(|value| value.to_str());
             found.insert(name.to_owned(), default.unwrap_or_default().to_owned());
         }
     }
-    command.get_subcommands().for_each(|subcommand| settings(subcommand, found));
+    command.get_subcommands().for_each(|subcommand| collect_settings(subcommand, found));
 }
 
 fn all_settings() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    settings(&Cli::command(), &mut found);
+    collect_settings(&Cli::command(), &mut found);
     found
 }
 
 #[test]
-fn the_settings_exist() {
+fn all_settings_in_ops_and_the_deployment_guide_exist() {
     let settings = all_settings();
     // Settings of `redis-cli` and Compose, and the families of addresses in systemd.
     let others = ["REDISCLI_AUTH", "COMPOSE_PROFILES", "AF_INET", "AF_INET6", "AF_UNIX"];
@@ -115,7 +115,7 @@ fn the_settings_exist() {
 }
 
 #[test]
-fn the_paths_exist() {
+fn all_api_paths_in_ops_and_the_deployment_guide_exist() {
     let document: Value = serde_json::from_str(&read("tests/it/openapi.json")).unwrap();
     let mut count = 0;
     for (path, text) in list_ops().into_iter().chain([(GUIDE, read(GUIDE))]) {
@@ -158,7 +158,7 @@ fn a_process_has_enough_time_to_stop() {
             "TimeoutStopSec of {path} is not more than {needed}"
         );
     }
-    // `serve` waits for the database before it answers.
+    // `saas serve` waits for the database at start, for up to `DATABASE_WAIT_SECONDS`.
     let starting = numbers(&read(UNITS[0]), "TimeoutStartSec=")[0];
     assert!(starting > default("DATABASE_WAIT_SECONDS"));
     // A process may have `MAX_CONNECTIONS` client connections, plus other open files.

@@ -37,7 +37,7 @@ async fn list_old_kinds(app: &TestApp) -> Vec<String> {
 }
 
 /// Moves the waiting messages into the table of release 0.1.0, as if that release had written them.
-const AS_THE_FIRST_RELEASE: &str = "
+const MOVE_TO_OLD_OUTBOX: &str = "
     INSERT INTO outbox (letter) SELECT envelope::jsonb #> '{payload,message}' FROM job_outbox ORDER BY id;
     DELETE FROM job_outbox";
 
@@ -131,14 +131,14 @@ async fn smoke_a_request_enqueues_its_messages() {
 
 #[tokio::test]
 async fn concurrent_sweeps_send_each_message_once() {
-    for as_first_release in [false, true] {
+    for in_old_outbox in [false, true] {
         let app = TestApp::start().await;
         let emails: Vec<_> = (0..5).map(|n| format!("user{n}@example.com")).collect();
         for email in &emails {
             register_without_relay(&app, email).await;
         }
-        if as_first_release {
-            app.sql(AS_THE_FIRST_RELEASE).await;
+        if in_old_outbox {
+            app.sql(MOVE_TO_OLD_OUTBOX).await;
         }
         let twin = TestApp::on(app.database.clone(), &[&format!("--redis-key-prefix={}", app.prefix)]).await;
         let apps = (0..3).flat_map(|_| [&app, &twin]);
@@ -153,7 +153,7 @@ async fn concurrent_sweeps_send_each_message_once() {
 
 #[tokio::test]
 async fn a_message_that_was_enqueued_but_not_deleted_is_sent_once() {
-    for (setup, table) in [("", "job_outbox"), (AS_THE_FIRST_RELEASE, "outbox")] {
+    for (setup, table) in [("", "job_outbox"), (MOVE_TO_OLD_OUTBOX, "outbox")] {
         let app = TestApp::start().await;
         register_without_relay(&app, "ada@example.com").await;
         app.sql(&format!("{setup}; CREATE TABLE again AS SELECT * FROM {table}")).await;
@@ -172,8 +172,8 @@ async fn a_recreated_database_with_the_same_ids_sends_its_messages() {
         TestApp::on(first.database.clone(), &[&format!("--redis-key-prefix={}", second.prefix)]).await;
     register_without_relay(&first, "ada@example.com").await;
     register_without_relay(&second, "bob@example.com").await;
-    first.sql(AS_THE_FIRST_RELEASE).await;
-    second.sql(AS_THE_FIRST_RELEASE).await;
+    first.sql(MOVE_TO_OLD_OUTBOX).await;
+    second.sql(MOVE_TO_OLD_OUTBOX).await;
     assert_eq!(column(&first.database, "SELECT id FROM outbox").await, ["1"]);
     assert_eq!(column(&second.database, "SELECT id FROM outbox").await, ["1"]);
     assert_eq!(list_recipients(&first).await, ["ada@example.com"]);
@@ -196,7 +196,7 @@ async fn a_message_that_is_no_longer_needed_is_not_sent() {
 }
 
 #[tokio::test]
-async fn the_relay_job_hands_over_remaining_messages() {
+async fn the_relay_job_enqueues_messages_that_a_crash_has_left() {
     let app = TestApp::start().await;
     register_without_relay(&app, "ada@example.com").await;
     app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
@@ -219,7 +219,8 @@ async fn a_message_of_an_unknown_kind_waits_and_does_not_block_others() {
     assert_eq!(list_waiting_kinds(&app).await, ["unknown"; 150]);
 }
 
-/// Returns a statement that inserts messages of an unknown kind, with an id and a time for each number `n`.
+/// Returns a statement that inserts `count` messages of an unknown kind. `id` and `created_at` are SQL expressions of the
+/// number `n` of the message.
 fn unknown_messages(id: &str, created_at: &str, count: u32) -> String {
     let envelope = r#"{"v":1,"task":"send_email_message","queue":"system","ttl":0,"at":0,"payload":{"message":{"kind":"unknown"}}}"#;
     format!(
@@ -235,6 +236,7 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
         ('{\"kind\": \"old\"}', now() - interval '25 hours'), ('{\"kind\": \"new\"}', now() - interval '23 hours')";
     app.sql(rows).await;
     app.sql(&unknown_messages("gen_random_uuid()", "now() - n * interval '23 hours'", 2)).await;
+    // Counts an error about a message of release 0.1.0 as 1, and an error about a job of the outbox as 10.
     let mut errors = 0;
     for _ in 0..2 {
         app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
@@ -251,7 +253,7 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
     assert_eq!(column(&app.database, ages).await, ["t"]);
     assert_eq!(list_waiting_kinds(&app).await.len(), 2, "nothing is lost");
 
-    // An operator makes the message readable and puts it back. It is then sent.
+    // An operator makes the message of release 0.1.0 readable and puts it back. The next sweep enqueues it.
     let put_back =
         "UPDATE outbox SET set_aside_at = NULL, letter = '{\"kind\": \"verify_email\", \"user_id\": 1}'
         WHERE set_aside_at IS NOT NULL";

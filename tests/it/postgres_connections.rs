@@ -27,7 +27,7 @@ struct TextRow {
     value: String,
 }
 
-/// Connects as the product does. Returns the text result of a query, or the error message.
+/// Connects as the product does. Returns the result of a query as text, or the message if the connection fails.
 async fn connect_and_query(url: &str, query: &str) -> Result<String, String> {
     let mut conn = db::connect(&database_settings(url)).await.map_err(|error| format!("{error:#}"))?;
     let sql = format!("SELECT ({query})::text AS value");
@@ -91,7 +91,7 @@ async fn connections_are_encrypted_according_to_the_parameters() {
     let other_name = url.replace("127.0.0.1", "127.0.0.2");
     let other = with_authority("verify-full");
     for (url, why) in [
-        // The certificate is not trusted, or it is for another name.
+        // The certificate is not trusted, the certificate is for another name (twice), or the client key is missing.
         (
             format!("{url}?sslmode=verify-ca&sslrootcert={}", certificate_path("server.pem").display()),
             "certificate",
@@ -134,7 +134,7 @@ async fn an_unusable_server_is_skipped() {
     let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let frozen = frozen.local_addr().unwrap();
 
-    // A Unix socket, as of a server on this machine.
+    // A Unix socket that leads to the server of the tests.
     let (dir, target) = (TempDir::in_memory(), address.to_owned());
     let listener = UnixListener::bind(dir.path().join(".s.PGSQL.7")).unwrap();
     tokio::spawn(async move {
@@ -164,7 +164,7 @@ async fn an_unusable_server_is_skipped() {
 }
 
 #[tokio::test]
-async fn target_session_attrs_choose_the_server() {
+async fn target_session_attrs_decide_which_servers_are_accepted() {
     let database = TestDatabase::empty().await;
     let read_only = TestDatabase::empty().await;
     read_only.sql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$").await;
@@ -262,7 +262,7 @@ async fn doctor_checks_the_privileges_of_the_postgresql_role() {
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);
 }
 
-/// Runs the statements of docs/ that create the roles, and then the migrations as the owner of the tables.
+/// Runs the statements of docs/databases.md that create the role of the product, and then the migrations as another role.
 #[tokio::test]
 async fn migrations_can_run_as_another_role_than_the_product() {
     let database = TestDatabase::empty().await;

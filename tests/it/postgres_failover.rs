@@ -17,8 +17,9 @@ use crate::support::{
     servers::{TestDatabase, unique},
 };
 
-/// The default time limit, and no cached identities, so that each request reads the database.
+/// The default `DATABASE_TIMEOUT_MS`, and no cached identities, so that each request reads the database.
 const SETTINGS: [&str; 2] = ["--database-timeout-ms=1400", "--identity-cache-ms=0"];
+/// The default `DATABASE_POOL_SIZE`.
 const POOL_SIZE: usize = 10;
 
 async fn app_on(url: &str) -> TestApp {
@@ -58,7 +59,7 @@ async fn a_killed_primary_is_replaced_by_the_promoted_standby() {
     pair.until_replicated().await;
 
     pair.primary.kill().await;
-    // The standby accepts connections, but no writes.
+    // The standby accepts connections, but no writes. So the application does not use it, not even for reads.
     assert_eq!((me(&app, &user).await, me(&app, &revoked).await), (503, 503));
     assert_eq!(app.get("/health/ready", None).await.status, 503);
     app.login(&user.email, PASSWORD).await.is_some_problem(503, "unavailable");
@@ -82,7 +83,7 @@ async fn a_killed_primary_is_replaced_by_the_promoted_standby() {
 }
 
 #[tokio::test]
-async fn a_frozen_primary_does_not_hold_up_the_other_server() {
+async fn a_frozen_primary_fails_few_requests_after_the_standby_is_promoted() {
     let mut pair = PostgresPair::start().await;
     let app = app_on(&pair.url()).await;
     let user = sign_up(&app).await;
@@ -92,7 +93,7 @@ async fn a_frozen_primary_does_not_hold_up_the_other_server() {
     pair.primary.freeze().await;
     pair.promote().await;
     let promoted = Instant::now();
-    // Only the first requests fail. The number of failed requests must stay far below the number of pooled connections.
+    // Only the first requests fail: fewer than half of the number of pooled connections.
     let mut failed = 0;
     loop {
         let status = me(&app, &user).await;
@@ -152,7 +153,7 @@ async fn a_standby_is_refused_and_left_as_soon_as_the_primary_can_be_reached() {
     fill_pool(&lenient).await;
     proxy.repoint(pair.primary.address());
     // The first write that the standby refuses makes the pool discard all open connections.
-    app_is_unavailable_once(&lenient, &user).await;
+    assert_unavailable_once(&lenient, &user).await;
     eventually("the primary is used", || async {
         (strict.login(&user.email, PASSWORD).await.status == 200).then_some(())
     })
@@ -164,7 +165,7 @@ async fn a_standby_is_refused_and_left_as_soon_as_the_primary_can_be_reached() {
     print_row("name of the server led to the standby, then to the primary", "1 request of each process", 0);
 }
 
-async fn app_is_unavailable_once(app: &TestApp, user: &User) {
+async fn assert_unavailable_once(app: &TestApp, user: &User) {
     app.login(&user.email, PASSWORD).await.is_some_problem(503, "unavailable");
     for _ in 0..POOL_SIZE {
         assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);

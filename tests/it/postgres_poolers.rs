@@ -15,8 +15,8 @@ use crate::support::{
     servers::{TestDatabase, database_settings},
 };
 
-/// Counts advisory locks, which a session would keep for the next client.
-const LEFT_BEHIND: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+/// Counts advisory locks. A session of the pooler would keep them for its next client.
+const COUNT_ADVISORY_LOCKS: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
     WHERE d.datname = current_database() AND l.locktype = 'advisory'";
 const TIMEOUTS: &str =
     "SELECT DISTINCT current_setting('statement_timeout') || ' ' || current_setting('lock_timeout')";
@@ -40,7 +40,7 @@ async fn the_product_works_through_a_pooler() {
         assert_eq!(app.get("/users/me", Some(&user)).await.status, 401);
     };
     four_at_a_time((0..24).map(|_| use_account())).await;
-    assert_eq!(column(&app.database, LEFT_BEHIND).await, ["0"]);
+    assert_eq!(column(&app.database, COUNT_ADVISORY_LOCKS).await, ["0"]);
     let (client, connection) = tokio_postgres::connect(&pooler.url, NoTls).await.unwrap();
     tokio::spawn(connection);
     for _ in 0..20 {
@@ -77,7 +77,7 @@ async fn migrations_through_a_pooler_are_refused_and_need_the_direct_url() {
     }
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
     assert_eq!(column(&database, tables).await, ["0"]);
-    assert_eq!(column(&database, LEFT_BEHIND).await, ["0"]);
+    assert_eq!(column(&database, COUNT_ADVISORY_LOCKS).await, ["0"]);
 
     let Some(pooler) = PgBouncer::before(&database, &["max_client_conn = 200"]).await else { return };
     let mut settings = database_settings(&pooler.url);
@@ -86,7 +86,7 @@ async fn migrations_through_a_pooler_are_refused_and_need_the_direct_url() {
     let results = join_all((0..32).map(|_| migrations.up(&settings))).await;
     let applied: Vec<_> = results.into_iter().map(Result::unwrap).filter(|names| !names.is_empty()).collect();
     assert_eq!(applied.len(), 1, "one process applies the migrations");
-    assert_eq!(column(&database, LEFT_BEHIND).await, ["0"]);
+    assert_eq!(column(&database, COUNT_ADVISORY_LOCKS).await, ["0"]);
 
     // This statement cannot run in a transaction. Outside of a transaction, a pooler does not keep a session for a
     // client, so the migration needs the direct connection.
@@ -115,7 +115,7 @@ async fn migrations_through_a_pooler_are_refused_and_need_the_direct_url() {
 }
 
 #[tokio::test]
-async fn a_pooler_that_mixes_up_prepared_statements_is_named_with_the_fix() {
+async fn prepared_statements_that_a_pooler_mixes_up_are_reported_with_the_fix() {
     let database = TestDatabase::migrated().await;
     let settings = ["max_prepared_statements = 0", "default_pool_size = 1"];
     let Some(pooler) = PgBouncer::before(&database, &settings).await else { return };

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// Each entry: the arguments of a process, and the text that it logs when it has started.
-const STARTED: [(&[&str], &str); 2] =
+const PROCESSES: [(&[&str], &str); 2] =
     [(&["serve", "--port", "0"], "\"address\":\""), (&["worker"], "worker started")];
 
 /// A role without superuser privileges. Connection limits do not apply to superusers.
@@ -43,7 +43,7 @@ impl Role {
 async fn a_process_waits_at_start_for_a_server_that_is_away() {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&database.url).await;
-    for (args, started) in STARTED {
+    for (args, started) in PROCESSES {
         proxy.set(Link::Cut);
         let mut command = production_command(args, &database, "p").await;
         command.env("DATABASE_URL", &url);
@@ -56,7 +56,7 @@ async fn a_process_waits_at_start_for_a_server_that_is_away() {
     }
     // While it waits, a process exits at once on SIGTERM. Without SIGTERM, it fails after DATABASE_WAIT_SECONDS.
     proxy.set(Link::Cut);
-    for args in STARTED.map(|(args, _)| args) {
+    for args in PROCESSES.map(|(args, _)| args) {
         let mut command = production_command(args, &database, "p").await;
         command.env("DATABASE_URL", &url).env("DATABASE_WAIT_SECONDS", "3600");
         let mut process = Running::start(command);
@@ -73,12 +73,13 @@ async fn a_process_waits_at_start_for_a_server_that_is_away() {
 async fn a_connection_that_ends_during_the_checks_at_start_is_replaced() {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&database.url).await;
-    // A column in the result of each check: of the encoding, and of the limits.
+    // The proxy recognizes the results of two checks by the name of a column: the check of the encoding, and the check of
+    // the connection limits.
     for (column, logged) in [
         ("value", "cannot use PostgreSQL, retrying"),
         ("usable", "cannot read how many connections PostgreSQL has"),
     ] {
-        for (args, started) in STARTED {
+        for (args, started) in PROCESSES {
             proxy.lose_answer(column);
             let mut command = production_command(args, &database, "p").await;
             command.env("DATABASE_URL", &url);
@@ -100,7 +101,7 @@ async fn a_process_waits_at_start_for_a_free_connection_but_not_for_a_password()
         command
     };
     let mut waiting = Vec::new();
-    for (args, started) in STARTED {
+    for (args, started) in PROCESSES {
         waiting.push((Running::start(with_url(args, &role.url).await), started));
     }
     for (process, _) in &mut waiting {
@@ -113,7 +114,7 @@ async fn a_process_waits_at_start_for_a_free_connection_but_not_for_a_password()
         process.wait_for_output(started).await;
     }
     let wrong = role.url.replace(":x@", ":wrong@");
-    for (args, _) in STARTED {
+    for (args, _) in PROCESSES {
         let ended = run(with_url(args, &wrong).await).await.failed(1, &["28P01", "Correct the user"]);
         assert!(!ended.stdout.contains("retrying"), "{ended:?}");
     }
@@ -142,7 +143,7 @@ async fn doctor_and_start_compare_the_pool_with_the_limits() {
 /// The pool closes idle connections, so that other processes can use them.
 #[tokio::test]
 #[ignore = "waits for a minute and a half"]
-async fn idle_connections_are_given_back() {
+async fn the_pool_closes_idle_connections() {
     const LIMIT: Duration = Duration::from_secs(180);
     let app = TestApp::start().await;
     for conn in join_all((0..10).map(|_| app.app.db.get())).await {

@@ -1,11 +1,11 @@
-//! No query scans a large table, according to the statistics of PostgreSQL. Every foreign key has an index,
-//! according to its catalog.
+//! No query scans a large table, according to the statistics of PostgreSQL. Every foreign key has an index, according to
+//! the catalog of PostgreSQL.
 
 use serde_json::json;
 
 use crate::support::{TestApp, User, app::PASSWORD, eventually, records::column, servers::TestDatabase};
 
-/// The number of rows that the tests insert into each table.
+/// The number of rows that the tests insert into each table, except organizations and memberships.
 const ROWS: u32 = 20_000;
 /// A table with more rows counts as large. PostgreSQL may scan a smaller table, because that is faster than an index.
 const LARGE_TABLE_ROWS: u32 = 10_000;
@@ -60,7 +60,8 @@ async fn insert_rows(app: &TestApp) {
     app.sql("VACUUM ANALYZE").await;
 }
 
-async fn call_all_operations(app: &TestApp, user: &User, admin: &User) {
+/// Calls operations that read or change the tables that [`insert_rows`] fills, and runs housekeeping.
+async fn call_operations(app: &TestApp, user: &User, admin: &User) {
     let get = async |path: &str, who: &User| assert_eq!(app.get(path, Some(who)).await.status, 200, "{path}");
     for path in ["/users/me", "/users/me/sessions", "/users/me/two-factor"] {
         get(path, user).await;
@@ -152,7 +153,7 @@ async fn every_foreign_key_has_an_index() {
     );
 }
 
-/// The check also finds foreign keys of empty tables.
+/// The check reads the catalog, so it also finds foreign keys of empty tables.
 #[tokio::test]
 async fn a_foreign_key_without_an_index_is_found() {
     let database = TestDatabase::migrated().await;
@@ -194,7 +195,7 @@ async fn no_query_scans_a_large_table() {
     let scans = "SELECT relname || ' ' || seq_scan FROM pg_stat_user_tables ORDER BY relname";
     let database = app.database.clone();
     app.sql("SELECT pg_stat_reset()").await;
-    call_all_operations(&app, &user, &admin).await;
+    call_operations(&app, &user, &admin).await;
     drop(app);
     // A connection may report its statistics only when it is closed.
     let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
@@ -210,9 +211,10 @@ async fn no_query_scans_a_large_table() {
     assert!(read.is_empty(), "tables with the number of their scans: {read:?}");
 }
 
-/// Checks the plans of searches, filters and sort orders, without the query that counts the total.
+/// Checks the plans of queries of the table `users`: of the list with its search, filters, sort orders and pages, of the
+/// login, and of housekeeping. Does not check the query that counts the total of the list.
 #[tokio::test]
-async fn the_list_of_users_uses_indexes() {
+async fn queries_of_users_use_indexes() {
     let app = TestApp::start().await;
     insert_rows(&app).await;
     for (condition, order) in [
@@ -236,7 +238,8 @@ async fn the_list_of_users_uses_indexes() {
     }
 }
 
-/// With row-level security too, a query reads only rows of its organization, and a page follows the order of an index.
+/// Row-level security applies to these queries. A query reads only rows of its organization, and a page follows the order
+/// of an index.
 #[tokio::test]
 async fn the_products_of_an_organization_are_found_by_indexes() {
     let database = TestDatabase::migrated().await;
@@ -272,7 +275,8 @@ async fn the_products_of_an_organization_are_found_by_indexes() {
     }
 }
 
-/// A connection caches the definitions of indexes, and PostgreSQL inlines the body of `search_fold` into them.
+/// A connection caches the definition of an index with the body of `search_fold`. If the function changes, and the cached
+/// definition does not, queries no longer match the index.
 #[tokio::test]
 async fn open_connections_use_the_search_index_after_its_function_has_changed() {
     let app = TestApp::start().await;

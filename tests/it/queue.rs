@@ -30,7 +30,7 @@ async fn smoke_a_job_runs_and_its_result_is_stored() {
 }
 
 #[tokio::test]
-async fn results_expire() {
+async fn results_and_states_of_ended_jobs_expire() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
     let enqueued_at = queue.status(&id).await.enqueued_at;
@@ -43,7 +43,7 @@ async fn results_expire() {
         let status = queue.status(&id).await;
         assert_eq!((status.state, status.result.is_some()), (State::Finished, kind == "{}:done"));
         assert_eq!(status.enqueued_at, enqueued_at);
-        // The next tick deletes expired records.
+        // The bucket seems to be old, so the next tick of the scheduler deletes it.
         queue.redis::<u32>(&["ZADD", kind, "1", &buckets[0]]).await;
         queue.drain().await;
         assert!(!queue.redis::<bool>(&["EXISTS", &buckets[0]]).await);
@@ -84,7 +84,7 @@ async fn the_oldest_states_are_deleted_when_there_are_too_many() {
     queue.drain().await;
     let buckets: Vec<(String, u64)> = queue.redis(&["ZRANGE", "{}:ended", "0", "-1", "WITHSCORES"]).await;
     let (bucket, latest) = &buckets[0];
-    // Simulates a full bucket, after which the next bucket begins.
+    // Renames the bucket as if it were full, so that the next job begins another bucket.
     let full = format!("{bucket}.1");
     queue.redis::<String>(&["RENAME", bucket, &full]).await;
     queue.redis::<u32>(&["ZREM", "{}:ended", bucket]).await;
@@ -104,7 +104,7 @@ async fn the_oldest_results_are_deleted_first_whatever_their_ttl() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Double).await;
     queue.drain().await;
-    // The bucket was written six days ago, and is kept for a week.
+    // Adds a bucket that was written six days ago and is kept for a week.
     let (week, written_at) = (604_800_000, chrono::Utc::now().timestamp_millis() - 518_400_000);
     let old = format!("{}:done:{week}:1", queue.prefix);
     for n in 0..10 {
@@ -158,7 +158,7 @@ async fn a_permanent_failure_is_not_retried() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_failure() {
+async fn a_panic_of_a_job_is_a_failure() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Panic).await;
     let other = queue.push("two", Behavior::Succeed).await;
@@ -179,7 +179,7 @@ async fn a_job_is_stopped_after_its_timeout() {
 }
 
 #[tokio::test]
-async fn queues_are_served_in_order() {
+async fn a_worker_serves_its_queues_in_the_given_order() {
     let queue = TestQueue::new().await;
     for n in 0..3 {
         queue.push(&format!("default {n}"), Behavior::Succeed).await;
@@ -276,7 +276,7 @@ async fn a_job_that_is_canceled_while_it_waits_never_runs() {
 }
 
 #[tokio::test]
-async fn a_running_job_is_canceled_with_or_without_its_cooperation() {
+async fn a_cancel_stops_a_running_job_with_or_without_its_cooperation() {
     for behavior in [Behavior::Wait, Behavior::WaitForTest] {
         let queue = TestQueue::new().await;
         let id = queue.push("one", behavior.clone()).await;

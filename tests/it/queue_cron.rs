@@ -17,6 +17,7 @@ use crate::support::{
     queue::{Log, TestQueue},
 };
 
+/// Defines a periodic job that adds `what` to [`Log::ran`].
 macro_rules! periodic {
     ($task:ident, $name:literal, $schedule:expr) => {
         #[derive(Serialize, Deserialize)]
@@ -46,10 +47,12 @@ periodic!(Broken, "broken", Schedule::new("every day", "UTC", || Broken { what: 
 periodic!(Nowhere, "nowhere", Schedule::new("* * * * *", "Mars/Olympus", || Nowhere { what: String::new() }));
 
 const ALL: &[JobType<Log>] = &[JobType::of::<Digest>(), JobType::of::<Report>()];
+/// The names of the schedules in Redis: the job, the cron expression and the time zone.
 const DIGEST: &str = "digest|0 3 * * 1|Europe/Berlin";
 const REPORT: &str = "report|0 0 29 2 *|UTC";
 
 impl TestQueue {
+    /// Runs a scheduler once, and all due jobs.
     async fn tick(&self) {
         self.queue.run_jobs(ALL, self.log.clone()).await.unwrap();
     }
@@ -58,12 +61,13 @@ impl TestQueue {
         self.redis::<()>(&["CONFIG", "SET", setting, value]).await;
     }
 
-    async fn due(&self, name: &str) -> i64 {
+    /// Returns when a schedule is due, in milliseconds since 1970.
+    async fn due_at(&self, name: &str) -> i64 {
         self.redis(&["HGET", "{}:cron", name]).await
     }
 
-    /// Moves the due time of a schedule into the past, as if no scheduler had run since.
-    async fn was_due(&self, name: &str, ago: Duration) {
+    /// Sets the due time of a schedule to a time in the past, as if no scheduler had run since.
+    async fn set_due_ago(&self, name: &str, ago: Duration) {
         let due = chrono::Utc::now().timestamp_millis() - ago.as_millis() as i64;
         self.redis::<u32>(&["HSET", "{}:cron", name, &due.to_string()]).await;
     }
@@ -75,12 +79,12 @@ async fn concurrent_schedulers_fire_each_run_once() {
     queue.tick().await;
     assert!(queue.log.ran().is_empty(), "no job is due yet");
     let now = chrono::Utc::now().timestamp_millis();
-    assert!((now..now + 8 * 86_400_000).contains(&queue.due(DIGEST).await));
+    assert!((now..now + 8 * 86_400_000).contains(&queue.due_at(DIGEST).await));
     for round in 1..=5 {
-        queue.was_due(DIGEST, Duration::ZERO).await;
+        queue.set_due_ago(DIGEST, Duration::ZERO).await;
         join_all((0..8).map(|_| queue.tick())).await;
         assert_eq!(queue.log.ran().len(), round);
-        assert!(queue.due(DIGEST).await > now);
+        assert!(queue.due_at(DIGEST).await > now);
     }
     let totals = queue.queue.queue("default").await.unwrap().unwrap().totals;
     assert_eq!((totals.enqueued, totals.finished), (5, 5));
@@ -91,8 +95,8 @@ async fn missed_runs_are_replaced_by_one_or_skipped() {
     let queue = TestQueue::new().await;
     queue.tick().await;
     let week = Duration::from_secs(7 * 86_400);
-    queue.was_due(DIGEST, 3 * week).await;
-    queue.was_due(REPORT, 3 * week).await;
+    queue.set_due_ago(DIGEST, 3 * week).await;
+    queue.set_due_ago(REPORT, 3 * week).await;
     queue.tick().await;
     queue.tick().await;
     assert_eq!(
@@ -100,7 +104,7 @@ async fn missed_runs_are_replaced_by_one_or_skipped() {
         ["digest"],
         "three weeks of missed digests are one run, and missed reports are skipped"
     );
-    queue.was_due(REPORT, Duration::from_secs(5)).await;
+    queue.set_due_ago(REPORT, Duration::from_secs(5)).await;
     queue.tick().await;
     assert_eq!(queue.log.ran(), ["digest", "report"]);
 }
@@ -108,8 +112,8 @@ async fn missed_runs_are_replaced_by_one_or_skipped() {
 #[tokio::test]
 async fn an_obsolete_schedule_is_deleted() {
     let queue = TestQueue::new().await;
-    queue.was_due("digest|0 4 * * *|UTC", Duration::from_secs(3_000)).await;
-    queue.was_due("gone|0 4 * * *|UTC", Duration::from_secs(4_000)).await;
+    queue.set_due_ago("digest|0 4 * * *|UTC", Duration::from_secs(3_000)).await;
+    queue.set_due_ago("gone|0 4 * * *|UTC", Duration::from_secs(4_000)).await;
     queue.tick().await;
     let names: Vec<String> = queue.redis(&["HKEYS", "{}:cron"]).await;
     assert!(names.contains(&"digest|0 4 * * *|UTC".into()), "a version that declares it may be rolling out");
@@ -134,13 +138,13 @@ async fn canceling_a_periodic_job_does_not_affect_the_next_run() {
     let queue = TestQueue::new().await;
     queue.queue.pause("default").await.unwrap();
     queue.tick().await;
-    queue.was_due(DIGEST, Duration::ZERO).await;
+    queue.set_due_ago(DIGEST, Duration::ZERO).await;
     queue.tick().await;
     let waiting = queue.queue.list("default", State::Queued, 0, 10).await.unwrap();
     assert_eq!(waiting.len(), 1);
     queue.queue.cancel(&waiting[0].id).await.unwrap();
     queue.queue.resume("default").await.unwrap();
-    queue.was_due(DIGEST, Duration::ZERO).await;
+    queue.set_due_ago(DIGEST, Duration::ZERO).await;
     let never = CancellationToken::new();
     let worker = Worker::new(&queue.queue, ALL, queue.log.clone(), options(&["default"])).unwrap();
     assert_eq!(worker.run(never.clone(), never).await.unwrap().finished, 1);
@@ -154,7 +158,7 @@ async fn a_full_redis_still_drains_without_periodic_jobs() {
     let soon = Duration::from_millis(1);
     let task = Report { what: "delayed".into() };
     queue.queue.enqueue_in(&task, Origin::default(), soon).await.unwrap();
-    queue.was_due(DIGEST, Duration::ZERO).await;
+    queue.set_due_ago(DIGEST, Duration::ZERO).await;
     queue.config("maxmemory", "1mb").await;
     eventually("the delayed job has run", || async {
         queue.tick().await;

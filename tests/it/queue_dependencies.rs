@@ -14,7 +14,8 @@ use crate::{
 };
 
 impl TestQueue {
-    async fn after(&self, name: &str, after: &[&String]) -> String {
+    /// Adds a job that waits for other jobs. Returns its id.
+    async fn push_after(&self, name: &str, after: &[&String]) -> String {
         let after = after.iter().map(|id| (*id).clone()).collect();
         self.enqueue(name, EnqueueOptions { after, ..EnqueueOptions::default() }).await
     }
@@ -24,8 +25,8 @@ impl TestQueue {
 async fn a_job_runs_after_its_dependencies() {
     let queue = TestQueue::new().await;
     let (one, two) = (queue.push("one", Behavior::Succeed).await, queue.push("two", Behavior::Fail(1)).await);
-    let last = queue.after("last", &[&one, &two]).await;
-    let after_that = queue.after("after that", &[&last]).await;
+    let last = queue.push_after("last", &[&one, &two]).await;
+    let after_that = queue.push_after("after that", &[&last]).await;
     assert_eq!(queue.status(&last).await.state, State::Deferred);
     assert_eq!(queue.queue.list("default", State::Deferred, 0, 10).await.unwrap().len(), 2);
     queue.drain().await;
@@ -36,8 +37,8 @@ async fn a_job_runs_after_its_dependencies() {
     );
     queue.drain_until(&after_that, State::Finished).await;
     assert_eq!(queue.log.ran(), ["one", "two", "two", "last", "after that"]);
-    // A dependency that has already ended is ignored.
-    let late = queue.after("late", &[&one]).await;
+    // A dependency that has already finished does not delay a job.
+    let late = queue.push_after("late", &[&one]).await;
     assert_eq!(queue.status(&late).await.state, State::Queued);
     queue.drain().await;
     queue.assert_no_running_records().await;
@@ -51,9 +52,9 @@ async fn a_job_fails_with_its_dependencies_by_default() {
     let queue = TestQueue::new().await;
     let (bad, gone) =
         (queue.push("bad", Behavior::FailForGood).await, queue.push("gone", Behavior::Succeed).await);
-    let child = queue.after("child", &[&bad]).await;
-    let grandchild = queue.after("grandchild", &[&child]).await;
-    let of_gone = queue.after("of gone", &[&gone]).await;
+    let child = queue.push_after("child", &[&bad]).await;
+    let grandchild = queue.push_after("grandchild", &[&child]).await;
+    let of_gone = queue.push_after("of gone", &[&gone]).await;
     let anyway = EnqueueOptions {
         after: vec![bad.clone(), gone.clone()],
         after_failures: true,
@@ -111,7 +112,7 @@ async fn a_thousand_dependents_of_one_job_all_run() {
     let queue = TestQueue::new().await;
     let first = queue.push("first", Behavior::Succeed).await;
     for _ in 0..1_000 {
-        queue.after("child", &[&first]).await;
+        queue.push_after("child", &[&first]).await;
     }
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(50)).run(stop.clone(), CancellationToken::new()));

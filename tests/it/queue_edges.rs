@@ -113,7 +113,7 @@ async fn a_push_repeated_after_the_job_has_ended_is_ignored() {
 }
 
 #[tokio::test]
-async fn records_that_are_not_listed_are_listed_again_and_expire() {
+async fn record_buckets_that_are_not_listed_are_listed_again_and_expire() {
     let queue = TestQueue::new().await;
     queue.push("one", Behavior::Double).await;
     queue.drain().await;
@@ -137,14 +137,14 @@ async fn records_that_are_not_listed_are_listed_again_and_expire() {
 async fn a_canceled_job_that_is_released_does_not_run_again() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
-    // The state of a job that was signaled to stop, and was released before the signal arrived.
+    // Simulates a job that was signaled to stop, and that its worker released before the signal arrived.
     queue.redis::<u32>(&["SADD", "{}:cancel", &id]).await;
     assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Canceled);
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:cancel"]).await);
 }
 
 #[tokio::test]
-async fn only_the_latest_failed_jobs_are_kept() {
+async fn a_failed_job_is_deleted_when_it_is_too_old() {
     let queue = TestQueue::new().await;
     let old = queue.push("old", Behavior::FailForGood).await;
     let new = queue.push("new", Behavior::FailForGood).await;
@@ -157,7 +157,7 @@ async fn only_the_latest_failed_jobs_are_kept() {
 }
 
 #[tokio::test]
-async fn a_job_has_its_owner_and_request() {
+async fn a_job_keeps_its_owner_and_request_id() {
     let queue = TestQueue::new().await;
     let task = Task { name: "one".into(), behavior: Behavior::Succeed };
     let origin = Origin { owner: Some(7), request_id: Some("request-1".into()), ..Origin::default() };

@@ -27,7 +27,7 @@ impl TestQueue {
     }
 
     /// Runs all jobs, one at a time. Returns the names of all jobs that have run so far, in order.
-    async fn one_by_one(&self) -> Vec<String> {
+    async fn run_all_one_by_one(&self) -> Vec<String> {
         let never = CancellationToken::new();
         let alone = Options { concurrency: 1, ..options(&["urgent", "default"]) };
         self.worker(alone).run(never.clone(), never).await.unwrap();
@@ -81,14 +81,14 @@ async fn ten_thousand_jobs_due_at_once_all_run() {
 }
 
 #[tokio::test]
-async fn jobs_in_front_run_first() {
+async fn jobs_that_are_enqueued_in_front_run_first() {
     let queue = TestQueue::new().await;
     queue.enqueue("plain", EnqueueOptions::default()).await;
     queue.enqueue("urgent", EnqueueOptions { front: true, ..EnqueueOptions::default() }).await;
     let batch = [task("a"), task("b")];
     let options = EnqueueOptions { front: true, ..EnqueueOptions::default() };
     queue.queue.enqueue_all(&batch, Origin::default(), options).await.unwrap();
-    assert_eq!(queue.one_by_one().await, ["a", "b", "urgent", "plain"]);
+    assert_eq!(queue.run_all_one_by_one().await, ["a", "b", "urgent", "plain"]);
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_busy_group_does_not_delay_others() {
     }
     queue.enqueue("none", EnqueueOptions::default()).await;
     assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().queued, 54);
-    let order = queue.one_by_one().await;
+    let order = queue.run_all_one_by_one().await;
     assert_eq!(order.len(), 54);
     for (name, latest) in [("none", 4), ("calm", 5), ("quiet", 8)] {
         let last = order.iter().rposition(|ran| ran == name).unwrap();
@@ -123,19 +123,19 @@ async fn a_unique_key_keeps_the_first_or_the_last_job() {
     assert_ne!(last, first);
     let status = queue.status(&first).await;
     assert_eq!((status.state, status.task.as_str()), (State::Canceled, "test_task"));
-    assert_eq!(queue.one_by_one().await, ["other", "last"]);
+    assert_eq!(queue.run_all_one_by_one().await, ["other", "last"]);
     // A finished job keeps its unique key until the window has passed.
     assert_eq!(queue.enqueue("again", unique("digest", OnDuplicate::KeepExisting)).await, last);
     // A canceled job releases its unique key.
     let gone = queue.enqueue("gone", unique("third", OnDuplicate::KeepExisting)).await;
     assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
     assert_ne!(queue.enqueue("new", unique("third", OnDuplicate::KeepExisting)).await, gone);
-    let windows = Unique {
+    let short_window = Unique {
         key: "short".into(),
         window: Duration::from_millis(1),
         on_duplicate: OnDuplicate::KeepExisting,
     };
-    let options = EnqueueOptions { unique: Some(windows), ..EnqueueOptions::default() };
+    let options = EnqueueOptions { unique: Some(short_window), ..EnqueueOptions::default() };
     let short = queue.enqueue("short", options.clone()).await;
     eventually("the window is over", || async {
         (queue.enqueue("short", options.clone()).await != short).then_some(())
@@ -144,7 +144,7 @@ async fn a_unique_key_keeps_the_first_or_the_last_job() {
 }
 
 #[tokio::test]
-async fn invalid_options_are_rejected() {
+async fn invalid_enqueue_options_are_rejected() {
     let queue = TestQueue::new().await;
     let long = "x".repeat(256);
     let key = |key: &str, window| Unique { key: key.into(), window, on_duplicate: OnDuplicate::KeepExisting };

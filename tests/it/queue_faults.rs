@@ -148,7 +148,7 @@ async fn scripts_are_reloaded_after_a_script_flush() {
 }
 
 #[tokio::test]
-async fn jobs_of_a_crashed_worker_are_run_by_another() {
+async fn jobs_of_a_crashed_worker_are_run_by_another_worker() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
@@ -180,7 +180,7 @@ async fn a_job_fails_after_it_has_crashed_three_workers() {
         let victim = tokio::spawn(queue.worker(short_lease(steady(1))).run(never.clone(), never.clone()));
         queue.until_running(crash).await;
         victim.abort();
-        // A worker that runs only a scheduler.
+        // This worker serves only the empty queue `other`, so only its scheduler works.
         let stop = CancellationToken::new();
         let other = short_lease(Options { queues: "other".parse().unwrap(), ..steady(1) });
         let witness = tokio::spawn(queue.worker(other).run(stop.clone(), never.clone()));
@@ -289,7 +289,7 @@ async fn no_job_is_recovered_right_after_an_outage() {
     queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;
-    // A worker that runs only a scheduler.
+    // This worker serves only the empty queue `other`, so only its scheduler works.
     let stop = CancellationToken::new();
     let options =
         Options { queues: "other".parse().unwrap(), lease: Duration::from_secs(3_600), ..steady(1) };
@@ -310,11 +310,12 @@ async fn no_job_is_recovered_right_after_an_outage() {
 }
 
 #[tokio::test]
-async fn burst_workers_recover_the_jobs_of_a_crashed_one() {
+async fn a_burst_worker_recovers_the_jobs_of_a_crashed_worker() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
-    // Longer than the maximum gap between ticks that the scheduler considers normal.
+    // The second worker waits for the time of one lease before it recovers jobs. Here that is longer than the maximum
+    // normal gap between two ticks (2.5 seconds), so the worker must also tick while it waits.
     let five_seconds = || Options { lease: Duration::from_secs(5), ..options(&["default"]) };
     let dead = tokio::spawn(queue.worker(five_seconds()).run(never.clone(), never.clone()));
     queue.until_running(1).await;

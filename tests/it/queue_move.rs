@@ -25,7 +25,7 @@ fn unique(key: &str) -> EnqueueOptions {
 }
 
 impl TestQueue {
-    async fn with(&self, name: &str, options: EnqueueOptions) -> String {
+    async fn push_with(&self, name: &str, options: EnqueueOptions) -> String {
         self.queue.enqueue_with(&task(name), Origin::default(), options).await.unwrap()
     }
 
@@ -44,11 +44,11 @@ impl TestQueue {
     }
 }
 
-/// Adds a job in each state. Returns the ids and states of the jobs that do not run by themselves after the move.
+/// Adds jobs in different states, limits and a schedule. Returns the id of each job and its expected state after the move.
 async fn fill(old: &TestQueue) -> BTreeMap<&'static str, (String, State)> {
     let failed = old.push_failed("failed").await;
     let double = old.push("ab", Behavior::Double).await;
-    let once = old.with("ended", unique("ended")).await;
+    let once = old.push_with("ended", unique("ended")).await;
     old.drain().await;
     let crashed = old.push("crashed", Behavior::Succeed).await;
     // Simulates a worker that fetched a job and was killed before its first heartbeat.
@@ -57,12 +57,12 @@ async fn fill(old: &TestQueue) -> BTreeMap<&'static str, (String, State)> {
     let first = old.push("first", Behavior::Succeed).await;
     let second = old.push("second", Behavior::Succeed).await;
     let group = EnqueueOptions { group: Some("tenant".into()), ..EnqueueOptions::default() };
-    let grouped = old.with("grouped", group).await;
+    let grouped = old.push_with("grouped", group).await;
     let owner = Origin { owner: Some(7), ..Origin::default() };
     let owned = old.queue.enqueue(&task("owned"), owner).await.unwrap();
     let waits = EnqueueOptions { after: vec![first.clone()], ..EnqueueOptions::default() };
-    let child = old.with("child", waits).await;
-    let kept = old.with("kept", unique("k")).await;
+    let child = old.push_with("child", waits).await;
+    let kept = old.push_with("kept", unique("k")).await;
     let later = old.push_scheduled("later").await;
     old.queue.pause("urgent").await.unwrap();
     old.queue.limit_concurrency("default", Some(5)).await.unwrap();
@@ -84,13 +84,14 @@ async fn fill(old: &TestQueue) -> BTreeMap<&'static str, (String, State)> {
     ])
 }
 
-async fn check(new: &TestQueue, jobs: &BTreeMap<&'static str, (String, State)>) {
+/// Asserts that the queue has everything that [`fill`] has added, and runs the jobs.
+async fn assert_moved(new: &TestQueue, jobs: &BTreeMap<&'static str, (String, State)>) {
     for (name, (id, state)) in jobs {
         assert_eq!(new.status(id).await.state, *state, "{name}");
     }
     assert_eq!(new.status(&jobs["ab"].0).await.result, Some(json!("abab")));
     for (key, name) in [("k", "kept"), ("ended", "ended")] {
-        assert_eq!(new.with("a duplicate", unique(key)).await, jobs[name].0, "{key}");
+        assert_eq!(new.push_with("a duplicate", unique(key)).await, jobs[name].0, "{key}");
     }
     let urgent = new.queue.queue("urgent").await.unwrap().unwrap();
     assert!(urgent.paused && urgent.rate_limit.is_some() && urgent.scheduled == 1, "{urgent:?}");
@@ -99,7 +100,7 @@ async fn check(new: &TestQueue, jobs: &BTreeMap<&'static str, (String, State)>) 
     assert_eq!((default.totals.enqueued, default.totals.finished, default.totals.failed), (10, 2, 1));
     let due: Option<String> = new.redis(&["HGET", "{}:cron", "weekly|0 3 * * 1|UTC"]).await;
     assert_eq!(due.as_deref(), Some("1764000000000"));
-    // The outbox may not enqueue jobs again that ended before this time.
+    // The states of jobs that ended before this time may be deleted. A repeated push must not enqueue such a job again.
     let forgotten: Option<String> = new.redis(&["GET", "{}:forgotten"]).await;
     assert_eq!(forgotten.as_deref(), Some("1764000000000"));
     let waiting: Option<u64> = new.redis(&["HGET", "{}:owner:7", "jobs"]).await;
@@ -122,7 +123,7 @@ async fn jobs_of_every_state_are_moved_to_another_prefix_and_run() {
     let moved = new.stdout_of(&["move", "--from", &old.prefix]).await;
     assert!(moved.contains("moved 9 jobs and 2 ended jobs from"), "{moved}");
     assert_eq!(old.keys().await, [""; 0]);
-    check(&new, &jobs).await;
+    assert_moved(&new, &jobs).await;
     let again = new.stdout_of(&["move", "--from", &old.prefix]).await;
     assert!(again.contains("there is nothing to move"), "{again}");
     assert_eq!(old.keys().await, [""; 0]);
@@ -152,7 +153,7 @@ async fn jobs_are_moved_to_another_server_beside_those_that_are_there() {
 }
 
 #[tokio::test]
-async fn a_move_that_would_do_harm_is_refused() {
+async fn a_move_is_refused_with_running_workers_to_itself_or_into_an_evicting_redis() {
     let (old, new) = (TestQueue::new().await, TestQueue::new().await);
     let id = old.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
@@ -206,7 +207,7 @@ async fn doctor_finds_the_jobs_of_another_prefix() {
     let found = doctor().await;
     let line = found.lines().find(|line| line.contains("saas queue move --from rq")).unwrap_or_default();
     assert!(line.starts_with("warn  redis") && line.contains("the prefix rq has jobs (1)"), "{found}");
-    // If a prefix has workers, another product uses it.
+    // A prefix with running workers belongs to another product, so `saas doctor` does not report its jobs.
     let stop = CancellationToken::new();
     old.queue.pause("default").await.unwrap();
     let work = tokio::spawn(old.worker(steady(1)).run(stop.clone(), CancellationToken::new()));

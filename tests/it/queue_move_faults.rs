@@ -13,7 +13,8 @@ use crate::support::{
     servers::servers,
 };
 
-/// The answer of `move_out`: the id of the move, the number of the batch, its records, and the argument of the next call.
+/// The result of the script `move_out`: the id of the move, the number of the batch, its records, and the argument of the
+/// next call.
 type Batch = (String, String, Vec<Vec<u8>>, String);
 
 /// Takes the first batch out of a queue, like a move that has just begun.
@@ -42,16 +43,18 @@ fn once<const N: usize>(names: [&str; N]) -> BTreeMap<String, usize> {
 
 /// The point at which a move is interrupted.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Death {
+enum Interruption {
+    /// The jobs were taken out of the old queue, and not added to the new one.
     Taken,
+    /// The jobs were added to the new queue, and the old queue does not know it.
     Added,
     /// The jobs have run at the destination, and their records have expired.
     AddedAndRun,
 }
 
 #[tokio::test]
-async fn a_move_that_died_is_continued() {
-    for death in [Death::Taken, Death::Added, Death::AddedAndRun] {
+async fn an_interrupted_move_is_continued() {
+    for interruption in [Interruption::Taken, Interruption::Added, Interruption::AddedAndRun] {
         let (old, new) = (TestQueue::new().await, TestQueue::new().await);
         for name in ["a", "b", "c"] {
             old.push(name, Behavior::Succeed).await;
@@ -59,20 +62,20 @@ async fn a_move_that_died_is_continued() {
         let batch = take(&old).await;
         assert_eq!(batch.2.len(), 3);
         assert!(!old.redis::<bool>(&["EXISTS", "{}:queue:default"]).await, "no worker finds them");
-        if death != Death::Taken {
+        if interruption != Interruption::Taken {
             for _ in 0..2 {
                 assert_eq!(add(&new, &batch).await, (3, 0));
             }
         }
-        if death == Death::AddedAndRun {
+        if interruption == Interruption::AddedAndRun {
             assert_eq!(new.drain().await.finished, 3);
             new.redis::<u32>(&["DEL", "{}:ended", "{}:done"]).await;
         }
         // This job was enqueued after the interruption.
         old.push("d", Behavior::Succeed).await;
         new.stdout_of(&["move", "--from", &old.prefix]).await;
-        assert_eq!(new.run_counts().await, once(["a", "b", "c", "d"]), "{death:?}");
-        assert_eq!(old.keys().await, [""; 0], "{death:?}");
+        assert_eq!(new.run_counts().await, once(["a", "b", "c", "d"]), "{interruption:?}");
+        assert_eq!(old.keys().await, [""; 0], "{interruption:?}");
     }
 }
 

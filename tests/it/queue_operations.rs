@@ -38,14 +38,14 @@ async fn a_paused_queue_keeps_its_jobs() {
 }
 
 #[tokio::test]
-async fn settings_are_changed_only_in_the_expected_state() {
+async fn queue_settings_are_changed_only_if_they_are_as_expected() {
     let queue = TestQueue::new().await;
     queue.queue.limit_concurrency("default", Some(2)).await.unwrap();
     let seen = queue.info().await;
     let rate = Rate { jobs: 7, per: Duration::from_millis(1_500) };
     let pause = QueueChanges { paused: Some(true), rate_limit: Some(Some(rate)), ..QueueChanges::default() };
     let unlimit = QueueChanges { concurrency_limit: Some(None), ..QueueChanges::default() };
-    // The connection may send a call twice.
+    // The client may repeat a call whose response was lost. So the same call succeeds twice.
     for _ in 0..2 {
         assert!(queue.queue.change("default", &pause, Some(&seen)).await.unwrap());
     }
@@ -240,7 +240,7 @@ async fn a_purge_finds_old_jobs_behind_many_new_ones() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_told_to_stop_and_fails_is_canceled() {
+async fn a_job_that_fails_after_a_cancel_request_is_canceled() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
     let (_, taken, _): (i64, Vec<redis::Value>, u64) =

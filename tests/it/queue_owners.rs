@@ -19,7 +19,7 @@ fn task(name: &str, behavior: Behavior) -> Task {
     Task { name: name.into(), behavior }
 }
 
-fn of(owner: i64) -> Origin {
+fn owned_by(owner: i64) -> Origin {
     Origin { owner: Some(owner), ..Origin::default() }
 }
 
@@ -28,7 +28,7 @@ fn limits(jobs: u64, bytes: u64) -> OwnerLimits {
 }
 
 async fn enqueue(queue: &Queue, owner: i64) -> Result<String, OwnerLimit> {
-    match queue.enqueue(&task("x", Behavior::Succeed), of(owner)).await {
+    match queue.enqueue(&task("x", Behavior::Succeed), owned_by(owner)).await {
         Ok(id) => Ok(id),
         Err(Error::OwnerLimit(limit)) => Err(limit),
         Err(error) => panic!("{error}"),
@@ -44,11 +44,11 @@ impl TestQueue {
     }
 
     async fn push_owned(&self, owner: i64, name: &str, behavior: Behavior) -> String {
-        self.queue.enqueue(&task(name, behavior), of(owner)).await.unwrap()
+        self.queue.enqueue(&task(name, behavior), owned_by(owner)).await.unwrap()
     }
 
-    /// Asserts that the account of an owner is empty.
-    async fn owes_nothing(&self, owner: i64) {
+    /// Asserts that Redis has no account of an owner: no count of jobs, and no failed jobs.
+    async fn assert_no_account(&self, owner: i64) {
         for key in [format!("{{}}:owner:{owner}"), format!("{{}}:owner:{owner}:failed")] {
             assert!(!self.redis::<bool>(&["EXISTS", &key]).await, "{key} is left over");
         }
@@ -64,16 +64,17 @@ async fn an_owner_has_a_limit_of_jobs_and_others_have_their_own() {
     assert_eq!(enqueue(&queue.queue, 1).await, Err(OwnerLimit::Jobs));
     assert!(enqueue(&queue.queue, 2).await.is_ok());
     queue.push("without an owner", Behavior::Succeed).await;
-    let later = queue.queue.enqueue_in(&task("x", Behavior::Succeed), of(1), Duration::from_secs(60)).await;
+    let later =
+        queue.queue.enqueue_in(&task("x", Behavior::Succeed), owned_by(1), Duration::from_secs(60)).await;
     assert!(matches!(later, Err(Error::OwnerLimit(_))), "scheduled jobs count too");
     let many: Vec<_> = (0..4).map(|_| task("x", Behavior::Succeed)).collect();
-    let all = queue.queue.enqueue_all(&many, of(3), EnqueueOptions::default()).await;
+    let all = queue.queue.enqueue_all(&many, owned_by(3), EnqueueOptions::default()).await;
     assert!(matches!(all, Err(Error::OwnerLimit(_))), "a batch counts as a whole");
     queue.drain().await;
     assert!(enqueue(&queue.queue, 1).await.is_ok());
     queue.drain().await;
     for owner in [1, 2, 3] {
-        queue.owes_nothing(owner).await;
+        queue.assert_no_account(owner).await;
     }
 }
 
@@ -87,7 +88,7 @@ async fn an_owner_has_a_limit_of_bytes() {
     assert_eq!(enqueue(&queue.queue, 1).await, Err(OwnerLimit::Bytes));
     assert!((5..20).contains(&accepted), "{accepted}");
     queue.drain().await;
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
 }
 
 #[tokio::test]
@@ -108,7 +109,7 @@ async fn an_owner_has_a_limit_of_jobs_an_hour() {
 }
 
 #[tokio::test]
-async fn replicas_share_the_limit() {
+async fn replicas_share_the_limits_of_an_owner() {
     let queue = TestQueue::new().await;
     let url = servers().await.redis_url();
     let replicas = [0, 1, 2].map(|_| client(&url, &queue.prefix).limit_owners(limits(20, 1_000_000)));
@@ -116,25 +117,25 @@ async fn replicas_share_the_limit() {
     let accepted = join_all(attempts).await.into_iter().filter(Result::is_ok).count();
     assert_eq!(accepted, 20);
     assert_eq!(queue.drain().await.finished, 20);
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
 }
 
 #[tokio::test]
-async fn every_end_of_a_job_frees_its_place() {
+async fn every_end_of_a_job_frees_its_place_in_the_limit_of_its_owner() {
     let queue = TestQueue::with_limits(limits(1, 1_000_000)).await;
     let place_is_taken = || async { enqueue(&queue.queue, 1).await == Err(OwnerLimit::Jobs) };
 
     let canceled = queue.push_owned(1, "canceled", Behavior::Succeed).await;
     assert!(place_is_taken().await);
     assert_eq!(queue.queue.cancel(&canceled).await.unwrap(), Cancel::Canceled);
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
 
     let retried = queue.push_owned(1, "retried", Behavior::RetryIn(3_600)).await;
     queue.drain().await;
     assert!(place_is_taken().await, "a job that waits for a retry counts");
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!(queue.queue.purge(&info, State::Scheduled).await.unwrap(), 1);
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
     assert!(queue.queue.status(&retried).await.unwrap().is_none());
 
     let failed = queue.push_owned(1, "failed", Behavior::FailForGood).await;
@@ -146,17 +147,17 @@ async fn every_end_of_a_job_frees_its_place() {
     assert_eq!(queue.status(&failed).await.state, State::Failed);
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!(queue.queue.purge(&info, State::Failed).await.unwrap(), 1);
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
 
     let expired = queue.push_owned(1, "expired", Behavior::FailForGood).await;
     queue.drain().await;
     queue.redis::<u32>(&["ZADD", "{}:failed:default", "1", &expired]).await;
     queue.drain().await;
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
 }
 
 #[tokio::test]
-async fn owners_take_turns() {
+async fn jobs_of_different_owners_take_turns() {
     let queue = TestQueue::new().await;
     for n in 0..20 {
         queue.push_owned(1, &format!("busy {n}"), Behavior::Succeed).await;
@@ -172,7 +173,7 @@ async fn owners_take_turns() {
 }
 
 #[tokio::test]
-async fn an_owner_runs_so_many_jobs_at_once_in_all_workers_together() {
+async fn the_running_jobs_of_an_owner_are_limited_over_all_workers() {
     let queue = TestQueue::new().await;
     for n in 0..6 {
         queue.push_owned(1, &n.to_string(), Behavior::WaitForTest).await;
@@ -185,7 +186,7 @@ async fn an_owner_runs_so_many_jobs_at_once_in_all_workers_together() {
     for done in 0..6_u32 {
         let running = (6 - done).min(2);
         let runs = || async { (queue.log.now.load(Ordering::SeqCst) == running).then_some(()) };
-        eventually("as many run as may", runs).await;
+        eventually("the owner runs as many jobs as the limit allows", runs).await;
         // The waiting jobs of owner 1 do not delay those of owner 2.
         let id = queue.push_owned(2, "other", Behavior::Succeed).await;
         eventually("another owner's job runs", || async {
@@ -194,7 +195,7 @@ async fn an_owner_runs_so_many_jobs_at_once_in_all_workers_together() {
         .await;
         queue.log.open.notify_one();
     }
-    eventually("all are done", || async {
+    eventually("all jobs have finished", || async {
         let info = queue.queue.queue("default").await.unwrap().unwrap();
         (info.totals.finished == 12).then_some(())
     })
@@ -204,7 +205,7 @@ async fn an_owner_runs_so_many_jobs_at_once_in_all_workers_together() {
     for worker in workers {
         worker.await.unwrap().unwrap();
     }
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:held"]).await);
 }
 
@@ -237,14 +238,14 @@ async fn only_the_latest_failed_jobs_of_an_owner_are_kept() {
     queue.drain().await;
     let others = queue.push_failed("not owned").await;
     let jobs: Vec<_> = (0..120).map(|n| task(&n.to_string(), Behavior::FailForGood)).collect();
-    let ids = queue.queue.enqueue_all(&jobs, of(1), EnqueueOptions::default()).await.unwrap();
+    let ids = queue.queue.enqueue_all(&jobs, owned_by(1), EnqueueOptions::default()).await.unwrap();
     queue.drain().await;
     assert!(queue.queue.status(&first).await.unwrap().is_none());
     assert_eq!(queue.status(ids.last().unwrap()).await.state, State::Failed);
     assert_eq!(queue.status(&others).await.state, State::Failed);
     assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().failed, 101);
     assert_eq!(queue.queue.purge_owner(1).await.unwrap(), PurgedOwner { deleted: 100, stopping: 0 });
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
 }
 
 #[tokio::test]
@@ -252,17 +253,17 @@ async fn a_purge_of_an_owner_deletes_jobs_that_fail_because_of_it() {
     let queue = TestQueue::new().await;
     let enqueue_after = async |id: &String| {
         let options = EnqueueOptions { after: vec![id.clone()], ..EnqueueOptions::default() };
-        queue.queue.enqueue_with(&task("after", Behavior::Succeed), of(1), options).await.unwrap()
+        queue.queue.enqueue_with(&task("after", Behavior::Succeed), owned_by(1), options).await.unwrap()
     };
     let first = queue.push_owned(1, "first", Behavior::Succeed).await;
     let second = enqueue_after(&enqueue_after(&first).await).await;
-    // More dependents than one call of the script handles.
+    // These are more dependents than one call of the script handles.
     for _ in 0..120 {
         enqueue_after(&second).await;
     }
     assert_eq!(queue.queue.purge_owner(1).await.unwrap(), PurgedOwner { deleted: 123, stopping: 0 });
     assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().failed, 0);
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
 }
 
 #[tokio::test]
@@ -275,10 +276,12 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     eventually("it runs", || async { (queue.log.now.load(Ordering::SeqCst) == 1).then_some(()) }).await;
     let hour = Duration::from_secs(3_600);
     let many: Vec<_> = (0..2_500).map(|n| task(&n.to_string(), Behavior::Succeed)).collect();
-    let waiting = queue.queue.enqueue_all(&many, of(1), EnqueueOptions::default()).await.unwrap();
-    let scheduled = queue.queue.enqueue_in(&task("later", Behavior::Succeed), of(1), hour).await.unwrap();
+    let waiting = queue.queue.enqueue_all(&many, owned_by(1), EnqueueOptions::default()).await.unwrap();
+    let scheduled =
+        queue.queue.enqueue_in(&task("later", Behavior::Succeed), owned_by(1), hour).await.unwrap();
     let options = EnqueueOptions { after: vec![running.clone()], ..EnqueueOptions::default() };
-    let deferred = queue.queue.enqueue_with(&task("after", Behavior::Succeed), of(1), options).await.unwrap();
+    let deferred =
+        queue.queue.enqueue_with(&task("after", Behavior::Succeed), owned_by(1), options).await.unwrap();
     let other = queue.push_owned(2, "other", Behavior::Succeed).await;
     let plain = queue.push("plain", Behavior::Succeed).await;
 
@@ -301,14 +304,14 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     assert_eq!((totals.enqueued, totals.finished, totals.canceled), (2_505, 2, 2_503));
     stop.cancel();
     work.await.unwrap().unwrap();
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
     queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
-async fn an_account_that_is_wrong_is_corrected() {
+async fn a_wrong_account_of_an_owner_is_corrected() {
     let queue = TestQueue::with_limits(limits(2, 1_000_000)).await;
-    // The state after a worker of an earlier release has ended jobs without updating the account of the owner.
+    // Simulates that a worker of an earlier release has ended jobs without updating the account of their owner.
     for id in ["gone", "gone too"] {
         queue.redis::<u32>(&["HSET", "{}:owner:1", id, "100"]).await;
     }
@@ -317,19 +320,19 @@ async fn an_account_that_is_wrong_is_corrected() {
     let never = CancellationToken::new();
     let one = Options { max_running_per_owner: Some(1), ..options(&["default"]) };
     assert_eq!(queue.worker(one).run(never.clone(), never).await.unwrap().finished, 1);
-    queue.owes_nothing(1).await;
+    queue.assert_no_account(1).await;
 }
 
 #[tokio::test]
-async fn a_job_of_the_product_cannot_have_an_owner() {
+async fn an_owner_cannot_enqueue_internal_tasks_large_payloads_or_reserved_groups() {
     let queue = TestQueue::new().await;
-    let error = queue.queue.enqueue(&UrgentTask { name: "x".into() }, of(1)).await.unwrap_err();
+    let error = queue.queue.enqueue(&UrgentTask { name: "x".into() }, owned_by(1)).await.unwrap_err();
     assert!(matches!(error, Error::Internal(_)), "{error}");
     let large = task(&"x".repeat(1_001), Behavior::Succeed);
-    let error = queue.queue.enqueue(&large, of(1)).await.unwrap_err();
+    let error = queue.queue.enqueue(&large, owned_by(1)).await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { limit: 1_000 }), "{error}");
     let group = || EnqueueOptions { group: Some("owner:2".into()), ..EnqueueOptions::default() };
-    for origin in [of(1), Origin::default()] {
+    for origin in [owned_by(1), Origin::default()] {
         let error =
             queue.queue.enqueue_with(&task("x", Behavior::Succeed), origin, group()).await.unwrap_err();
         assert!(matches!(&error, Error::Invalid { field: "group", .. }), "{error}");

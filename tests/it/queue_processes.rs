@@ -91,6 +91,7 @@ fn worker_process() {
     });
 }
 
+/// Worker processes that share a queue.
 struct Fleet {
     queue: TestQueue,
     dir: TempDir,
@@ -128,7 +129,7 @@ impl Fleet {
         Path::join(self.dir.path(), "notes")
     }
 
-    /// Returns the number of starts of each job.
+    /// Returns how often each job has started.
     fn ran(&self) -> HashMap<String, u32> {
         let mut all = HashMap::new();
         for name in std::fs::read_to_string(self.notes()).unwrap_or_default().lines() {

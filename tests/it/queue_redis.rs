@@ -19,7 +19,8 @@ fn task(name: &str) -> Task {
     Task { name: name.into(), behavior: Behavior::Succeed }
 }
 
-async fn restart_under_load(fsync: &'static str) {
+/// Kills and restarts Redis while jobs are enqueued and run. Asserts that every accepted job finishes.
+async fn kill_redis_under_load(fsync: &'static str) {
     let mut redis = OwnRedis::start(&["--appendonly", "yes", "--appendfsync", fsync]).await;
     let queue = redis.queue();
     let stop = CancellationToken::new();
@@ -62,14 +63,14 @@ async fn restart_under_load(fsync: &'static str) {
 
 #[tokio::test]
 async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_always() {
-    restart_under_load("always").await;
+    kill_redis_under_load("always").await;
 }
 
 /// Redis calls write() before it responds. The test kills the process, not the machine, so the kernel keeps the written
 /// bytes.
 #[tokio::test]
 async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_everysec() {
-    restart_under_load("everysec").await;
+    kill_redis_under_load("everysec").await;
 }
 
 #[tokio::test]
@@ -165,7 +166,7 @@ async fn a_push_with_a_lost_answer_enqueues_one_job() {
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let queue = TestQueue::at(&url).await;
     queue.push("before", Behavior::Succeed).await;
-    // Only the response to a push is an empty array.
+    // Of the responses on this connection, only the response to a push contains an empty array.
     proxy.lose_answer("*0");
     let id = queue.push("one", Behavior::Succeed).await;
     assert!(proxy.has_lost_it());
@@ -187,7 +188,7 @@ async fn a_push_with_a_lost_answer_enqueues_one_job() {
 }
 
 #[tokio::test]
-async fn many_jobs_that_fail_at_once_all_fail() {
+async fn many_jobs_that_fail_at_once_are_all_retried_and_fail() {
     let queue = TestQueue::new().await;
     let tasks: Vec<_> =
         (0..500).map(|n| Task { name: n.to_string(), behavior: Behavior::Fail(99) }).collect();
@@ -244,7 +245,7 @@ async fn the_cost_of_a_fetch_is_independent_of_queue_length() {
     let queue = redis.queue();
     let full = if std::env::var_os("TEST_FULL").is_some() { 1_000_000 } else { 30_000 };
     let mut costs = Vec::new();
-    // The first fetch loads the script.
+    // The first fetch also loads the script, so the test compares only the other two.
     for depth in [60, 100, full] {
         let tasks: Vec<_> = (0..depth).map(|_| task("x")).collect();
         queue.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();

@@ -46,7 +46,7 @@ impl Pair {
         redis::cmd("DEL").arg("confirmed").query_async::<()>(&mut conn).await.unwrap();
     }
 
-    /// Returns a queue that waits for the replica.
+    /// Returns a queue that accepts a job when the replica has it.
     fn queue(&self) -> TestQueue {
         let mut queue = self.primary.queue();
         queue.queue = queue.queue.clone().wait_for_replicas(1);
@@ -110,7 +110,7 @@ async fn a_job_is_refused_while_too_few_replicas_have_it() {
     let refused = [
         client.enqueue(&task("one"), Origin::default()).await.unwrap_err(),
         client.enqueue_with(&task("two"), Origin::default(), unique()).await.unwrap_err(),
-        // This duplicate of the first job writes nothing, and is refused too.
+        // This duplicate of the job `two` writes nothing, and is refused too.
         client.enqueue_with(&task("three"), Origin::default(), unique()).await.unwrap_err(),
         client.enqueue_all(&many, Origin::default(), EnqueueOptions::default()).await.unwrap_err(),
     ];
@@ -175,12 +175,12 @@ async fn an_accepted_job_survives_a_promotion() {
 }
 
 #[tokio::test]
-async fn a_closed_connection_is_replaced() {
+async fn a_push_replaces_a_closed_connection() {
     let pair = Pair::start().await;
     let queue = pair.queue();
     for round in 0..5 {
         queue.push(&round.to_string(), Behavior::Succeed).await;
-        // The connections of the pool and of the worker are closed too.
+        // Closes all connections of clients, also those of the pool.
         pair.primary.command::<u32>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
     }
     assert_eq!(queue.drain().await.finished, 5);

@@ -22,14 +22,14 @@ impl TestQueue {
         eventually(&format!("{jobs} jobs run"), runs).await;
     }
 
-    async fn ends(&self, id: &str) {
+    async fn wait_until_finished(&self, id: &str) {
         let ended = || async { (self.status(id).await.state == State::Finished).then_some(()) };
         eventually("the job has finished", ended).await;
     }
 }
 
 #[tokio::test]
-async fn the_reserved_queue_comes_first() {
+async fn jobs_of_the_reserved_queue_run_first() {
     for queues in ["default", "default,urgent", "default:1000,urgent:1", "urgent"] {
         let queue = TestQueue::new().await;
         for name in ["a", "b"] {
@@ -58,7 +58,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
     queue.wait_until_running(3).await;
     for n in 0..3 {
         let id = queue.push_urgent(&n.to_string()).await;
-        queue.ends(&id).await;
+        queue.wait_until_finished(&id).await;
     }
     assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
     for _ in 0..8 {
@@ -73,9 +73,9 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
     // Jobs of both queues wake an idle worker.
     for _ in 0..3 {
         let id = queue.push("last", Behavior::Succeed).await;
-        queue.ends(&id).await;
+        queue.wait_until_finished(&id).await;
         let id = queue.push_urgent("last").await;
-        queue.ends(&id).await;
+        queue.wait_until_finished(&id).await;
     }
     assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
     stop.cancel();
@@ -97,7 +97,7 @@ async fn a_job_is_picked_up_at_once_after_the_slots_were_full() {
         let id = queue.push("short", Behavior::Succeed).await;
         // Without a wake-up, the worker fetches only every five seconds. In this test, only the new job can wake the
         // worker.
-        let found = tokio::time::timeout(Duration::from_secs(4), queue.ends(&id)).await;
+        let found = tokio::time::timeout(Duration::from_secs(4), queue.wait_until_finished(&id)).await;
         assert!(found.is_ok(), "round {round}");
     }
     stop.cancel();
@@ -113,10 +113,10 @@ async fn a_burst_runs_the_reserved_queue_beside_long_jobs() {
     let work = tokio::spawn(queue.worker(options).run(never.clone(), never));
     queue.wait_until_running(1).await;
     let urgent = queue.push_urgent("urgent").await;
-    queue.ends(&urgent).await;
+    queue.wait_until_finished(&urgent).await;
     queue.log.open.notify_one();
     assert_eq!(work.await.unwrap().unwrap().finished, 2);
-    queue.ends(&id).await;
+    queue.wait_until_finished(&id).await;
 }
 
 #[tokio::test]

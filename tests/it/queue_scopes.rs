@@ -16,13 +16,13 @@ fn task(name: &str, behavior: Behavior) -> Task {
     Task { name: name.into(), behavior }
 }
 
-fn of(scope: &str, owner: i64) -> Origin {
+fn scoped(scope: &str, owner: i64) -> Origin {
     Origin { owner: Some(owner), scope: Some(scope.into()), ..Origin::default() }
 }
 
 impl TestQueue {
     async fn push_scoped(&self, scope: &str, owner: i64, name: &str, behavior: Behavior) -> String {
-        self.queue.enqueue(&task(name, behavior), of(scope, owner)).await.unwrap()
+        self.queue.enqueue(&task(name, behavior), scoped(scope, owner)).await.unwrap()
     }
 
     /// Runs all due jobs in one slot. Returns their names in the order of the runs.
@@ -38,7 +38,8 @@ impl TestQueue {
         (job.owner, job.scope)
     }
 
-    fn asked(&self) -> Vec<Origin> {
+    /// Returns the origins of the jobs that workers have asked about since the last call of this function.
+    fn take_asked(&self) -> Vec<Origin> {
         std::mem::take(&mut *self.log.asked.lock().unwrap())
     }
 }
@@ -46,25 +47,25 @@ impl TestQueue {
 #[tokio::test]
 async fn smoke_a_job_keeps_its_scope_until_its_record_expires() {
     let (old, queue) = (TestQueue::new().await, TestQueue::new().await);
-    let origin = of("tenant:1", 7);
+    let origin = scoped("tenant:1", 7);
     let expected = (Some(7), Some("tenant:1".to_owned()));
     let id = old.queue.enqueue(&task("one", Behavior::FailForGood), origin.clone()).await.unwrap();
     let envelope: String = old.redis(&["HGET", "{}:jobs", &id]).await;
     assert!(envelope.contains(r#""owner":7,"scope":"tenant:1""#), "{envelope}");
     assert_eq!(old.status(&id).await.group.as_deref(), Some("scope:tenant:1"));
     old.drain_until(&id, State::Failed).await;
-    assert_eq!(old.asked(), std::slice::from_ref(&origin));
+    assert_eq!(old.take_asked(), std::slice::from_ref(&origin));
     assert_eq!(old.origin_of(&id).await, expected, "failed");
     assert!(old.queue.requeue(&id).await.unwrap());
     queue.queue.move_from(&old.queue, |_| ()).await.unwrap();
     assert_eq!(queue.origin_of(&id).await, expected, "moved");
     assert_eq!(queue.redis::<u32>(&["HGET", "{}:owner:7", "jobs"]).await, 1, "the owner has the job there");
     queue.drain_until(&id, State::Failed).await;
-    assert_eq!(queue.asked(), std::slice::from_ref(&origin));
+    assert_eq!(queue.take_asked(), std::slice::from_ref(&origin));
 
     let retried = queue.push_scoped("tenant:1", 7, "two", Behavior::Fail(1)).await;
     queue.drain_until(&retried, State::Finished).await;
-    assert_eq!(queue.asked(), [origin.clone(), origin]);
+    assert_eq!(queue.take_asked(), [origin.clone(), origin]);
     let waiting = queue.push_scoped("tenant:1", 7, "three", Behavior::Succeed).await;
     assert_eq!(queue.queue.cancel(&waiting).await.unwrap(), Cancel::Canceled);
     for id in [&retried, &waiting] {
@@ -96,7 +97,7 @@ async fn envelopes_and_records_without_a_scope_and_with_unknown_fields_are_read(
         queue.drain_until(&id, State::Finished).await;
         assert_eq!(queue.origin_of(&id).await, origin, "{fields}");
     }
-    // The record of a job that was ended by an earlier release.
+    // Overwrites the record of an ended job with the format of an earlier release, which had no scopes.
     let id = queue.push("x", Behavior::Succeed).await;
     queue.drain().await;
     let bucket = queue.redis::<Vec<String>>(&["ZRANGE", "{}:ended", "0", "0"]).await.remove(0);
@@ -116,7 +117,7 @@ async fn a_job_that_may_not_run_is_canceled_for_the_given_reason() {
     let job = queue.status(&refused).await;
     assert_eq!((job.state, job.error.as_deref()), (State::Canceled, Some("The tenant is suspended")));
     assert_eq!(queue.log.ran(), ["a job of the product"]);
-    assert_eq!(queue.asked(), [scope_alone]);
+    assert_eq!(queue.take_asked(), [scope_alone]);
 }
 
 #[tokio::test]
@@ -187,19 +188,21 @@ async fn jobs_of_all_scopes_count_for_their_owner() {
     let limits = OwnerLimits { jobs: 3, bytes: 100_000, per_hour: None };
     queue.queue = queue.queue.limit_owners(limits);
     let push = async |origin: Origin| queue.queue.enqueue(&task("x", Behavior::Succeed), origin).await;
-    for origin in [of("tenant:1", 1), of("tenant:2", 1), Origin { owner: Some(1), ..Origin::default() }] {
+    for origin in
+        [scoped("tenant:1", 1), scoped("tenant:2", 1), Origin { owner: Some(1), ..Origin::default() }]
+    {
         push(origin).await.unwrap();
     }
-    let error = push(of("tenant:3", 1)).await.unwrap_err();
+    let error = push(scoped("tenant:3", 1)).await.unwrap_err();
     assert!(matches!(error, Error::OwnerLimit(OwnerLimit::Jobs)), "{error}");
-    push(of("tenant:1", 2)).await.unwrap();
+    push(scoped("tenant:1", 2)).await.unwrap();
     assert_eq!(queue.queue.purge_owner(1).await.unwrap(), PurgedOwner { deleted: 3, stopping: 0 });
     assert_eq!(queue.drain().await.finished, 1);
-    push(of("tenant:3", 1)).await.unwrap();
+    push(scoped("tenant:3", 1)).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_scope_is_a_name_and_its_group_is_reserved() {
+async fn an_invalid_scope_and_the_group_of_a_scope_are_refused() {
     let queue = TestQueue::new().await;
     let invalid = async |origin: Origin, group: Option<&str>, field: &str| {
         let options = EnqueueOptions { group: group.map(str::to_owned), ..EnqueueOptions::default() };
@@ -209,10 +212,10 @@ async fn a_scope_is_a_name_and_its_group_is_reserved() {
     };
     let long = "x".repeat(101);
     for scope in ["", "a b", "a|owner:7", "é", long.as_str()] {
-        invalid(of(scope, 7), None, "scope").await;
+        invalid(scoped(scope, 7), None, "scope").await;
     }
     invalid(Origin::default(), Some("scope:tenant:1"), "group").await;
-    invalid(of("tenant:1", 7), Some("another"), "group").await;
+    invalid(scoped("tenant:1", 7), Some("another"), "group").await;
     assert_eq!(queue.drain().await.finished, 0);
 }
 

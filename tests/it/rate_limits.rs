@@ -1,6 +1,6 @@
 //! Rate limits of requests: the caller that a request counts for, the refusals, and limits that replicas share.
 //!
-//! The tests stop the clock of the limits, so that no bucket gains tokens while a test sends requests.
+//! Most tests stop the clock of the limits, so that no bucket gains tokens while a test sends requests.
 
 use std::{iter, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ const CLASSES: [Class; 4] = [Class::Auth, Class::Read, Class::Write, Class::Enqu
 const ADDRESS: &str = "203.0.113.7";
 
 /// Starts an application behind a proxy, with rate limits and a stopped clock.
-async fn limited(flags: &[&str]) -> TestApp {
+async fn start_limited(flags: &[&str]) -> TestApp {
     let app = TestApp::with(&[&[ON, "--trusted-proxies=1"][..], flags].concat()).await;
     set_clock(&app.app.rate_limits, 1);
     app
@@ -63,7 +63,7 @@ fn assert_limited(answer: &Answer, class: &str, wait: u64) {
 
 #[tokio::test]
 async fn smoke_each_user_has_a_limit_for_each_class() {
-    let app = limited(&[
+    let app = start_limited(&[
         "--rate-limit-read-per-minute=3",
         "--rate-limit-write-per-minute=2",
         "--rate-limit-enqueue-per-minute=1",
@@ -97,7 +97,7 @@ async fn smoke_each_user_has_a_limit_for_each_class() {
 
 #[tokio::test]
 async fn requests_without_a_user_count_for_the_network_of_the_client() {
-    let app = limited(&["--rate-limit-auth-per-minute=2"]).await;
+    let app = start_limited(&["--rate-limit-auth-per-minute=2"]).await;
     let invalid_link = json!({ "token": "0".repeat(64), "password": "another horse battery" });
     for addresses in [
         [ADDRESS, "::ffff:203.0.113.7", "203.0.113.7:4711"],
@@ -122,7 +122,7 @@ async fn requests_without_a_user_count_for_the_network_of_the_client() {
 
 #[tokio::test]
 async fn failed_requests_count_for_the_network_and_not_for_its_users() {
-    let app = limited(&["--rate-limit-read-per-minute=2"]).await;
+    let app = start_limited(&["--rate-limit-read-per-minute=2"]).await;
     let (user, signed_out) = (app.user().await, app.user().await);
     assert_eq!(app.call(Method::POST, "/auth/logout", &signed_out).await.status, 204);
     for (n, (path, token, status)) in [
@@ -152,7 +152,7 @@ async fn failed_requests_count_for_the_network_and_not_for_its_users() {
 /// The test reads the operations from the API document, so it covers new operations.
 #[tokio::test]
 async fn every_operation_but_health_checks_is_refused_before_it_acts() {
-    let app = limited(&[]).await;
+    let app = start_limited(&[]).await;
     let admin = app.admin().await;
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
     exhaust(&app, Caller::User(admin.id));
@@ -185,7 +185,7 @@ async fn every_operation_but_health_checks_is_refused_before_it_acts() {
 
 #[tokio::test]
 async fn conditional_reads_have_the_headers_of_the_limits() {
-    let app = limited(&["--rate-limit-read-per-minute=6"]).await;
+    let app = start_limited(&["--rate-limit-read-per-minute=6"]).await;
     let user = app.user().await;
     for (known, status, remaining) in [("\"x\"", 200, 5), ("*", 304, 4), ("x", 400, 3)] {
         let request = app.request(Method::GET, "/users/me").bearer_auth(&user.token);
@@ -200,8 +200,8 @@ async fn conditional_reads_have_the_headers_of_the_limits() {
 }
 
 #[tokio::test]
-async fn pages_and_preflights_are_not_limited() {
-    let app = limited(&[]).await;
+async fn pages_and_preflights_are_not_rate_limited() {
+    let app = start_limited(&[]).await;
     exhaust(&app, Caller::network(Some(ADDRESS.parse().unwrap())));
     for path in ["/docs", "/openapi.json", "/account/reset-password"] {
         let answer = send_from(&app, ADDRESS, Method::GET, path, None).await;
@@ -213,7 +213,7 @@ async fn pages_and_preflights_are_not_limited() {
 }
 
 #[tokio::test]
-async fn limits_can_be_turned_off() {
+async fn rate_limits_can_be_turned_off() {
     let app = TestApp::with(&["--rate-limits=false", "--rate-limit-read-per-minute=1"]).await;
     for _ in 0..3 {
         let answer = app.get("/users/me", None).await;
@@ -250,7 +250,7 @@ async fn replicas_share_a_limit_through_redis() {
 }
 
 #[tokio::test]
-async fn replicas_exceed_a_limit_once_and_pay_for_it() {
+async fn replicas_exceed_a_limit_once_and_then_allow_less() {
     let app = TestApp::start().await;
     let replica = || RateLimits::new(app.app.redis.clone(), &app.prefix, SECRET);
     let take = |replica: &RateLimits| replica.take(Caller::User(7), Class::Write, Limit::per_minute(4));
@@ -268,7 +268,8 @@ async fn replicas_exceed_a_limit_once_and_pay_for_it() {
             replica.settle().await.unwrap();
         }
     };
-    // Before the first settlement, no replica knows the requests of the others. The surplus is 2 * 4.
+    // Before the first settlement, no replica knows the requests of the others. So the three replicas allow the limit of 4
+    // and a surplus of 2 * 4.
     assert_eq!(allowed(1), 12);
     settle().await;
     // The replica that settled first does not know the later reports of the others.
@@ -293,7 +294,7 @@ async fn replicas_exceed_a_limit_once_and_pay_for_it() {
 #[tokio::test]
 async fn without_redis_each_process_limits_by_itself() {
     let unreachable = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
-    let app = limited(&[&unreachable[..], &["--rate-limit-read-per-minute=2"][..]].concat()).await;
+    let app = start_limited(&[&unreachable[..], &["--rate-limit-read-per-minute=2"][..]].concat()).await;
     let read = async || app.get("/users/me", None).await.status.as_u16();
     assert_eq!((read().await, read().await, read().await), (401, 401, 429));
     assert!(app.app.rate_limits.settle().await.is_err());
@@ -303,7 +304,7 @@ async fn without_redis_each_process_limits_by_itself() {
 }
 
 #[tokio::test]
-async fn limits_are_on_by_default_and_a_refusal_is_logged_once_a_minute() {
+async fn rate_limits_are_on_by_default_and_a_refusal_is_logged_once_a_minute() {
     let database = TestDatabase::migrated().await;
     let prefix = format!("l{}", unique());
     let mut command = production_command(&["serve", "--port", "0"], &database, &prefix).await;

@@ -123,7 +123,7 @@ async fn calls_that_wait_for_a_frozen_primary_are_repeated_on_the_new_one() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_used_from_any_node_and_followed_when_the_slot_changes_hands() {
+async fn a_cluster_is_used_from_any_node_also_after_another_node_owns_the_slot() {
     let mut cluster = Cluster::start().await;
     let urls = [
         cluster.url(),
@@ -149,7 +149,8 @@ async fn a_cluster_is_used_from_any_node_and_followed_when_the_slot_changes_hand
     for queue in &queues {
         run_job(queue, "after").await;
     }
-    // The node in the URL of one queue is killed. The first node owns the slot again.
+    // Kills the node that owns the slot, which is the only node in the URL of one queue. After that, the first node owns the
+    // slot again.
     cluster.nodes[3].replicate().await;
     cluster.nodes[3].process.signal("KILL");
     cluster.nodes[3].process.end().await;
@@ -162,7 +163,7 @@ async fn a_cluster_is_used_from_any_node_and_followed_when_the_slot_changes_hand
 }
 
 #[tokio::test]
-async fn a_primary_that_the_others_have_replaced_without_its_knowledge_is_left() {
+async fn a_primary_that_does_not_know_of_its_replacement_is_not_used() {
     let cluster = Cluster::start().await;
     let isolated = cluster.isolated_owner().await;
     let queue = TestQueue::on(&isolated.url(), CLUSTER_PREFIX);

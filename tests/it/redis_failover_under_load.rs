@@ -20,8 +20,9 @@ use crate::support::{
 
 /// Time between two enqueues.
 const ENQUEUE_INTERVAL: Duration = Duration::from_millis(10);
-/// The number of jobs accepted before the failover, and from its beginning on.
+/// The number of jobs that are accepted before the failover begins.
 const JOBS_BEFORE: usize = 200;
+/// The number of jobs that are accepted after another server is the primary.
 const JOBS_AFTER: usize = 1_500;
 
 /// Jobs that are enqueued at a steady rate.
@@ -72,8 +73,8 @@ impl Load {
     }
 }
 
-/// Runs workers and enqueues jobs during `failover`, in which `promoted` replaces `old` as the primary. All jobs that were
-/// replicated before it, and all jobs accepted after it, must run.
+/// Runs a worker and enqueues jobs during `failover`, in which `promoted` replaces `old` as the primary. Asserts that all
+/// jobs that were replicated before the failover run, and the last [`JOBS_BEFORE`] jobs that were accepted.
 async fn measure(
     name: &str,
     queue: &TestQueue,

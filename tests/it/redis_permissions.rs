@@ -51,7 +51,7 @@ impl OwnRedis {
 }
 
 #[tokio::test]
-async fn the_documented_permissions_are_enough() {
+async fn the_documented_redis_permissions_are_sufficient() {
     let guide = read_file(GUIDE);
     let line = guide.lines().find(|line| line.starts_with("ACL SETUSER saas ")).unwrap();
     let redis = OwnRedis::start().await;
@@ -116,7 +116,7 @@ async fn the_documented_permissions_are_enough() {
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_named_by_doctor_and_at_start() {
+async fn a_missing_redis_permission_is_named_by_doctor_and_at_start() {
     let database = TestDatabase::migrated().await;
     let redis = OwnRedis::start().await;
     for (at, (permissions, problem)) in [
@@ -153,7 +153,7 @@ async fn a_missing_permission_is_named_by_doctor_and_at_start() {
 }
 
 #[tokio::test]
-async fn the_permission_to_read_the_state_of_the_server_is_optional() {
+async fn the_permission_to_run_info_is_optional() {
     let database = TestDatabase::migrated().await;
     let redis = OwnRedis::start().await;
     redis.command::<()>(&["ACL", "SETUSER", "saas", "on", ">password", "~*", "+@all", "-info"]).await;
@@ -179,7 +179,7 @@ async fn a_move_without_the_permission_to_scan_is_refused_before_it_moves_a_job(
 }
 
 #[tokio::test]
-async fn the_probe_tries_every_command_of_the_scripts() {
+async fn the_permission_probe_tries_every_command_of_the_scripts() {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -1,4 +1,4 @@
-//! Limits of the mails and password hashes that unauthenticated clients can cause.
+//! Limits of the mails and password hashes that clients can cause.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -90,9 +90,8 @@ async fn smoke_the_mails_that_one_network_causes_are_limited() {
     assert_eq!(login(&app, ADDRESS, &user.email).await.status, 200, "only mails are limited");
 }
 
-/// Covers every operation that sends a mail to an unverified address.
 #[tokio::test]
-async fn every_operation_that_mails_an_unverified_address_is_limited() {
+async fn operations_that_mail_an_unverified_address_are_limited() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     // Unverified accounts that share a mailbox, and an unverified account that changes its password
@@ -131,13 +130,12 @@ async fn every_operation_that_mails_an_unverified_address_is_limited() {
         // Extends the waits, so that none ends during the test.
         app.move_waits(600).await;
     }
-    // The operations that send links accept every request, so that the response does not reveal whether a
-    // link was sent.
+    // `forgot-password` and `resend` accept every request, so that the response does not reveal whether a link was sent.
     assert_eq!(accepted, [3, 25, 25, 3, 20, 3]);
     let mails = app.mails().await;
     let to = |kind: &str| mails[before..].iter().filter(|mail| mail.to.starts_with(kind)).count();
     assert_eq!(["register", "forgot", "resend", "invite", "notice"].map(to), [3, 3, 3, 20, 3]);
-    // A change replaces the address of the previous change, whose mail may not have been sent yet.
+    // A change replaces the address of the previous change. The job of a mail to a replaced address sends nothing.
     assert!(to("change") <= 3);
 }
 
@@ -207,7 +205,7 @@ async fn many_logins_from_one_network_do_not_delay_those_from_other_known_networ
     assert_eq!(login(&app, ADDRESS, &attackers[0].email).await.status, 200, "not refused");
 }
 
-/// A correct password costs as much CPU time as a wrong one, so the login counts too.
+/// A correct password costs as much CPU time as a wrong password, so a successful login counts too.
 #[tokio::test]
 async fn logins_of_one_account_are_limited_even_with_the_right_password() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;

@@ -130,7 +130,7 @@ impl Api {
         login
     }
 
-    /// Enqueues jobs of each kind that the API offers. Returns their ids.
+    /// Enqueues jobs of the three kinds that both releases offer. Returns their ids.
     async fn enqueue(&self, admin: &str) -> Vec<String> {
         let mut ids = Vec::new();
         for number in 0..5 {
@@ -159,7 +159,7 @@ impl Api {
     }
 
     /// Reads the user repeatedly until `stop` is canceled. Each request must succeed. Returns the number of requests.
-    fn load(&self, token: &str, stop: CancellationToken) -> JoinHandle<u64> {
+    fn start_load(&self, token: &str, stop: CancellationToken) -> JoinHandle<u64> {
         let (client, url, token) = (Client::new(), format!("{}/users/me", self.url), token.to_owned());
         tokio::spawn(async move {
             let mut count = 0;
@@ -239,7 +239,7 @@ async fn the_first_release_and_this_one_work_side_by_side() {
     let admin = login["access_token"].as_str().unwrap();
     database.sql("UPDATE users SET email_verified_at = now()").await;
     let finished = CancellationToken::new();
-    let load = old_api.load(admin, finished.clone());
+    let load = old_api.start_load(admin, finished.clone());
 
     // The new schema and the new API with an old worker.
     new.migrate().await;

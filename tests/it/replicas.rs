@@ -19,7 +19,7 @@ struct Replica {
     client: Client,
 }
 
-/// Two replicas with separate caches. `here` makes the changes, and `there` observes them.
+/// Two replicas with separate caches. `here` makes most changes, and `there` observes them.
 struct Pair {
     here: Replica,
     there: Replica,
@@ -163,12 +163,12 @@ async fn a_change_is_effective_without_redis() {
         proxy.set(link);
         pair.here.send_ok(Method::POST, "/auth/logout", &user.token, None).await;
         pair.assert_refused(&user, 401).await;
-        // After the outage, the replica reads no stale data from Redis.
+        // After the outage, the replica that observed the logout still refuses the token.
         proxy.set(Link::Up);
         for _ in 0..20 {
             assert_eq!(pair.there.read_user(&user.token).await.unwrap_err(), 401);
         }
-        // A new replica refuses the token, although it starts without a cache.
+        // The cache of a new replica is empty, so the replica reads the database and refuses the token.
         let third = Replica::start(&database, &pair.prefix, &redis).await;
         assert_eq!(third.read_user(&user.token).await.unwrap_err(), 401);
     }

@@ -88,7 +88,7 @@ async fn a_body_that_is_too_large_is_refused() {
         let refused = Answer::of(post().body(body(limit + 1))).await;
         refused.is_problem(413, "too_large", &detail);
         assert_eq!(refused.body["title"], "Content Too Large");
-        // The second request has no Content-Length header.
+        // This request has no Content-Length header.
         Answer::of(post().body(chunked(&body(limit + 1)))).await.is_problem(413, "too_large", &detail);
     }
 }
@@ -128,9 +128,9 @@ fn unknown_fields(bytes: usize, name: impl Fn(usize) -> String) -> String {
     text + "}"
 }
 
-/// Error responses repeat parts of the request. Their size is limited, also for a large request.
+/// An error response repeats parts of the request. The size of the response is limited, also for a large request.
 #[tokio::test]
-async fn the_size_of_a_response_is_limited() {
+async fn the_size_of_an_error_response_is_limited() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let limit = BODY_LIMITS[0].1;

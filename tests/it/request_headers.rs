@@ -1,5 +1,5 @@
-//! Headers are byte sequences. A header item that is not UTF-8 does not affect the other items. Cookie names are
-//! compared byte by byte.
+//! Headers are byte sequences. A part of a header that is not UTF-8, such as a cookie or an address, does not affect the
+//! other parts. Cookie names are compared byte by byte.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -144,7 +144,7 @@ async fn smoke_a_cookie_name_is_matched_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn the_cookie_with_the_refresh_token_is_matched_in_the_same_way() {
+async fn the_name_of_the_refresh_cookie_is_matched_byte_by_byte() {
     let repeated: [Lines<'_>; 2] = [&[b"NAME=TOKEN; NAME=TOKEN"], &[b"NAME=other", b"NAME=TOKEN"]];
     for flags in MODES {
         let app = TestApp::with(flags).await;
@@ -246,7 +246,7 @@ async fn each_entry_of_x_forwarded_for_is_parsed_independently() {
 }
 
 #[tokio::test]
-async fn an_entry_that_a_trusted_proxy_has_not_added_is_unknown() {
+async fn a_client_address_that_no_trusted_proxy_has_added_is_unknown() {
     let app = TestApp::with(&["--trusted-proxies=2"]).await;
     let user = app.user().await;
     let cases: [(Lines<'_>, Value); 3] = [
@@ -261,7 +261,7 @@ async fn an_entry_that_a_trusted_proxy_has_not_added_is_unknown() {
 }
 
 #[tokio::test]
-async fn other_headers_are_read_as_bytes() {
+async fn accept_encoding_content_type_and_request_id_are_read_as_bytes() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let encodings: [Lines<'_>; 2] = [&[b"\xf8, gzip"], &[b"\xf8", b"br;x=\xf8, GZIP;q=0.5"]];

@@ -18,6 +18,7 @@ use crate::{
     support::{TestApp, app::PASSWORD, process::TempDir},
 };
 
+/// The default of `SCHEMATHESIS_EXAMPLES`.
 const EXAMPLES: &str = "100";
 /// The number of accounts of a run. A run needs a new account after each logout, deletion or deactivation.
 const ACCOUNTS: usize = 300;
@@ -49,8 +50,8 @@ async fn output(command: &mut Command, problem: &str) -> String {
     text
 }
 
-/// Installs schemathesis, unless an earlier run has. Returns the path of the program.
-async fn installed() -> &'static Path {
+/// Installs schemathesis, unless an earlier run has done so. Returns the path of the program.
+async fn install() -> &'static Path {
     static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
     let program = PROGRAM.get_or_init(async || {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
@@ -77,7 +78,7 @@ async fn run(caller: Caller) -> String {
     let config = folder().join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     assert!(text.contains(PASSWORD), "the password of the accounts is not in config.toml");
-    let program = installed().await;
+    let program = install().await;
     // The hooks send each request from another network.
     let app = TestApp::with(&["--trusted-proxies=1"]).await;
     let setting = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.into());
@@ -140,6 +141,6 @@ async fn schemathesis_finds_no_fault_as_a_user() {
 #[ignore = "needs Python, and takes minutes"]
 async fn schemathesis_finds_no_fault_as_an_admin() {
     let printed = run(Caller::Admin).await;
-    // If the admin has lost the role, all operations respond with 401 or 403, and the run tests nothing.
+    // If the accounts have lost the role `admin`, all operations for admins respond with 401 or 403, and are not tested.
     assert!(!printed.contains("returned only 401/403 responses"), "{printed}");
 }

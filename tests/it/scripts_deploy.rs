@@ -12,7 +12,7 @@ impl Host {
     async fn with_image(image: &str) -> Self {
         let host = Self(TempDir::new());
         // A shell writes the programs, because a child of this process could inherit an open file. See the test of
-        // `scripts/migrate`.
+        // `scripts/migrate` in `cli_migrate`.
         let set_up = "mkdir -p scripts bin fake/images; cp \"$ROOT/scripts/deploy\" scripts/
             cp \"$ROOT/tests/it/support/fake_docker.sh\" bin/docker; printf '#!/bin/sh\\n' >bin/sleep; chmod +x bin/*
             printf 'postgres\\nmigrate\\nworker\\napi\\napi-2\\ncaddy\\n' >fake/services
@@ -20,7 +20,7 @@ impl Host {
         host.shell(set_up).await;
         host.deploy(&[], &[("SOURCE", image)]).await.succeeded();
         assert_eq!(host.containers(), [format!("worker {image}"), format!("api {image}")]);
-        host.calls();
+        host.take_calls();
         host
     }
 
@@ -52,8 +52,8 @@ impl Host {
         fs::read_to_string(Path::join(self.0.path(), "fake").join(file)).unwrap()
     }
 
-    /// Returns the commands since the last call of this function.
-    fn calls(&self) -> Vec<String> {
+    /// Returns the calls of the fake docker since the last call of this function.
+    fn take_calls(&self) -> Vec<String> {
         let calls = self.read("calls").lines().map(str::to_owned).collect();
         fs::write(self.0.path().join("fake/calls"), "").unwrap();
         calls
@@ -82,7 +82,7 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
         "stop worker-1 worker-3",
         "up --detach --no-deps --scale worker=2 worker",
     ];
-    assert_eq!(host.calls(), expected);
+    assert_eq!(host.take_calls(), expected);
     let after = ["worker sha256:two", "worker sha256:two", "api sha256:two"];
     assert_eq!(host.containers(), after);
 
@@ -92,7 +92,7 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
     // role `postgres`.
     host.deploy(&[], &[new[0], ("EXEC_STATUS", "2")]).await.succeeded();
     assert_eq!(host.containers(), after);
-    assert!(!host.calls().iter().any(|call| call.starts_with("stop")));
+    assert!(!host.take_calls().iter().any(|call| call.starts_with("stop")));
 
     // A rollback does not change the schema. A second rollback does not deploy the newer image again.
     for _ in 0..2 {
@@ -108,19 +108,19 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
 }
 
 #[tokio::test]
-async fn a_failure_leaves_the_old_version_running() {
+async fn a_failed_deployment_leaves_the_old_version_running() {
     let host = Host::with_image("sha256:one").await;
     host.deploy(&["--rollback"], &[]).await.failed(1, &["no image of an earlier deployment"]);
     host.deploy(&[], &[("SOURCE", "sha256:two")]).await.succeeded();
     let before = host.containers();
-    host.calls();
+    host.take_calls();
     let new = ("SOURCE", "sha256:three");
 
     let failed = host.deploy(&[], &[new, ("MIGRATE_STATUS", "1")]).await;
     failed.failed(1, &["the migrations failed", "the old version goes on"]);
     assert_eq!(host.containers(), before);
     assert_eq!(host.read("images/saas").trim(), "sha256:two", "`docker compose up` would start this image");
-    assert_eq!(host.calls().len(), 3);
+    assert_eq!(host.take_calls().len(), 3);
 
     for service in ["worker", "api"] {
         let broken = format!("{service} sha256:three");
@@ -137,7 +137,7 @@ async fn a_failure_leaves_the_old_version_running() {
 }
 
 #[tokio::test]
-async fn replicas_are_replaced_one_after_the_other() {
+async fn a_deployment_replaces_replicas_one_after_the_other() {
     let host = Host::with_image("sha256:one").await;
     host.shell("docker compose up --scale api-2=1 api-2; : >fake/calls").await;
     host.deploy(&["--image", "registry.example.com/saas:2"], &[("SOURCE", "sha256:two"), ("WORKERS", "3")])
@@ -153,7 +153,7 @@ async fn replicas_are_replaced_one_after_the_other() {
         "stop worker-1",
         "up --detach --no-deps --scale worker=3 worker",
     ];
-    assert_eq!(host.calls(), expected);
+    assert_eq!(host.take_calls(), expected);
 
     // New replicas of one service start beside the old replicas, which stop when the new ones are healthy.
     host.shell("docker compose up --scale api=2 api; : >fake/calls").await;
@@ -161,7 +161,7 @@ async fn replicas_are_replaced_one_after_the_other() {
     host.deploy(&[], &[("SOURCE", "sha256:three"), ("SAAS_IMAGE", image), ("WORKERS", "1")])
         .await
         .succeeded();
-    let calls = host.calls();
+    let calls = host.take_calls();
     assert_eq!(calls[0], format!("pull {image}"));
     let beside = calls.iter().position(|call| call.ends_with("--no-recreate --scale api=4 api")).unwrap();
     assert!(calls[beside + 1].starts_with("stop api-"), "{calls:?}");
@@ -169,7 +169,7 @@ async fn replicas_are_replaced_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn an_interrupted_deployment_continues() {
+async fn a_second_deployment_completes_an_interrupted_one() {
     let host = Host::with_image("sha256:one").await;
     // Simulates a deployment that was interrupted after it had started the new worker and replaced the API.
     host.shell(
@@ -178,7 +178,10 @@ async fn an_interrupted_deployment_continues() {
     .await;
     host.deploy(&[], &[("SOURCE", "sha256:two")]).await.succeeded();
     assert_eq!(host.containers(), ["worker sha256:two", "api sha256:two"]);
-    assert_eq!(host.calls().iter().filter(|call| call.starts_with("stop")).collect::<Vec<_>>(), ["stop a"]);
+    assert_eq!(
+        host.take_calls().iter().filter(|call| call.starts_with("stop")).collect::<Vec<_>>(),
+        ["stop a"]
+    );
     assert_eq!(host.read("images/saas_previous").trim(), "sha256:one");
     let lock = fs::File::create(host.0.path().join(".deploy.lock")).unwrap();
     lock.lock().unwrap();

@@ -1,4 +1,4 @@
-//! The logs of the API and the worker contain no secrets.
+//! The logs of the API and the worker contain no secrets, also at the level `debug`.
 
 use std::{collections::BTreeSet, process::Command, sync::Mutex};
 
@@ -40,7 +40,7 @@ async fn wait_for_next_token(smtp: &SmtpServer, seen: &Mutex<BTreeSet<String>>, 
 }
 
 #[tokio::test]
-async fn no_secret_is_logged() {
+async fn the_api_and_the_worker_log_no_secret() {
     let (database, smtp) = (TestDatabase::migrated().await, SmtpServer::start().await);
     let prefix = format!("s{}", unique());
     let with_debug_log = |mut command: Command| {

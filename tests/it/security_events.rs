@@ -1,4 +1,5 @@
-//! Security events in the log. Each event of an attack contains the client and the account, and no secret.
+//! Security events in the log. Each event contains the client, and the account if there is one in the request. No event
+//! contains a secret.
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};

@@ -14,8 +14,8 @@ use crate::support::{
     servers::{TestDatabase, unique},
 };
 
-/// Inserts sessions of a user whose last use was an hour ago, without a login.
-async fn open(app: &TestApp, user: &User, count: usize) -> Vec<Uuid> {
+/// Inserts sessions of a user without a login. Their last use was an hour ago. Returns their ids.
+async fn insert_sessions(app: &TestApp, user: &User, count: usize) -> Vec<Uuid> {
     let insert = format!(
         "INSERT INTO sessions (id, user_id, last_seen_at, expires_at)
          SELECT gen_random_uuid(), {}, now() - interval '1 hour', now() + interval '60 days'
@@ -30,7 +30,7 @@ fn with_session(app: &TestApp, user: &User, session_id: Uuid) -> User {
     User { token, ..user.clone() }
 }
 
-/// Returns the id, the row version and the last use of each session. Every update of a row changes its version.
+/// Returns the id, the row version (`ctid`) and the last use of each session. Every update of a row changes its version.
 async fn versions(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT id || ' ' || ctid || ' ' || last_seen_at FROM sessions ORDER BY id").await
 }
@@ -43,7 +43,8 @@ async fn is_written(database: &TestDatabase, id: Uuid) -> bool {
     column(database, &sql).await == ["t"]
 }
 
-fn pending(app: &TestApp) -> Vec<Uuid> {
+/// Returns the ids of the sessions whose use is not written yet, sorted.
+fn pending_sessions(app: &TestApp) -> Vec<Uuid> {
     let mut ids: Vec<_> = app.app.session_uses.all().into_iter().map(|(id, _)| id).collect();
     ids.sort();
     ids
@@ -53,7 +54,7 @@ fn pending(app: &TestApp) -> Vec<Uuid> {
 async fn smoke_requests_write_no_session_and_a_flush_writes_all() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let ids = open(&app, &user, 1_100).await;
+    let ids = insert_sessions(&app, &user, 1_100).await;
     let before = versions(&app).await;
     for id in &ids[..20] {
         let user = with_session(&app, &user, *id);
@@ -66,7 +67,7 @@ async fn smoke_requests_write_no_session_and_a_flush_writes_all() {
     assert_eq!(column(&app.database, &format!("SELECT count(*) {written}")).await, ["1101"]);
     let transactions = format!("SELECT count(DISTINCT xmin::text) {written}");
     assert_eq!(column(&app.database, &transactions).await, ["3"], "the login and two statements");
-    assert!(pending(&app).is_empty());
+    assert!(pending_sessions(&app).is_empty());
 
     let after = versions(&app).await;
     ids.iter().for_each(|id| app.app.session_uses.record(*id));
@@ -75,7 +76,7 @@ async fn smoke_requests_write_no_session_and_a_flush_writes_all() {
 }
 
 #[tokio::test]
-async fn only_active_sessions_are_written_and_only_forward() {
+async fn a_flush_writes_only_active_sessions_and_only_later_uses() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let cases = [
@@ -88,7 +89,7 @@ async fn only_active_sessions_are_written_and_only_forward() {
         ("UPDATE sessions SET expires_at = now() - interval '1 hour' WHERE id =", false),
         ("DELETE FROM sessions WHERE id =", false),
     ];
-    let ids = open(&app, &user, cases.len()).await;
+    let ids = insert_sessions(&app, &user, cases.len()).await;
     for (id, (change, _)) in ids.iter().zip(cases) {
         app.app.session_uses.record(*id);
         app.sql(&format!("{change} '{id}'")).await;
@@ -101,14 +102,14 @@ async fn only_active_sessions_are_written_and_only_forward() {
         assert_eq!(version(&before) != version(&after), expected, "{change}");
         assert!(!expected || is_written(&app.database, *id).await, "{change}");
     }
-    assert!(pending(&app).is_empty());
+    assert!(pending_sessions(&app).is_empty());
 }
 
 #[tokio::test]
 async fn a_locked_session_stays_pending_and_a_revoked_one_is_not_written() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let mut ids = open(&app, &user, 3).await;
+    let mut ids = insert_sessions(&app, &user, 3).await;
     ids.sort();
     let [locked, revoked, free] = ids[..] else { panic!("{ids:?}") };
     ids.iter().for_each(|id| app.app.session_uses.record(*id));
@@ -122,55 +123,56 @@ async fn a_locked_session_stays_pending_and_a_revoked_one_is_not_written() {
     flush(&app.app).await.unwrap();
     assert!(is_written(&app.database, free).await);
     assert!(!is_written(&app.database, locked).await && !is_written(&app.database, revoked).await);
-    assert_eq!(pending(&app), [locked, revoked]);
+    assert_eq!(pending_sessions(&app), [locked, revoked]);
 
     other.batch_execute("COMMIT").await.unwrap();
     flush(&app.app).await.unwrap();
     assert!(is_written(&app.database, locked).await && !is_written(&app.database, revoked).await);
-    assert!(pending(&app).is_empty());
+    assert!(pending_sessions(&app).is_empty());
 }
 
 #[tokio::test]
 async fn a_failed_flush_is_repeated() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let ids = open(&app, &user, 3).await;
+    let ids = insert_sessions(&app, &user, 3).await;
     let (proxy, url) = Proxy::before(&app.database.url).await;
     let url = format!("--database-url={url}");
     let replica = TestApp::on(app.database.clone(), &[&url, "--database-timeout-ms=500"]).await;
     proxy.set(Link::Cut);
     ids.iter().for_each(|id| replica.app.session_uses.record(*id));
     flush(&replica.app).await.unwrap_err();
-    assert_eq!(pending(&replica).len(), 3);
+    assert_eq!(pending_sessions(&replica).len(), 3);
     proxy.set(Link::Up);
     eventually("the uses are written", || async { flush(&replica.app).await.ok() }).await;
     for id in ids {
         assert!(is_written(&app.database, id).await);
     }
-    assert!(pending(&replica).is_empty());
+    assert!(pending_sessions(&replica).is_empty());
 }
 
-/// Without an immediate write, another replica could expire the session before the next flush.
+/// Without an immediate write, the session could expire on another replica before the next flush.
 #[tokio::test]
 async fn the_use_of_a_session_that_is_almost_idle_is_written_once_and_at_once() {
     // The cache time is longer than the test.
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
     let user = app.user().await;
-    let ids = open(&app, &user, 2).await;
+    let ids = insert_sessions(&app, &user, 2).await;
     for (id, left, expected) in [(ids[0], "1 hour", false), (ids[1], "55 seconds", true)] {
         let idle = format!("last_seen_at = now() - 30 * interval '24 hours' + interval '{left}'");
         app.sql(&format!("UPDATE sessions SET {idle} WHERE id = '{id}'")).await;
         assert!(app.is_signed_in(&with_session(&app, &user, id)).await);
         assert_eq!(is_written(&app.database, id).await, expected, "{left}");
     }
-    assert_eq!(pending(&app), [ids[0]], "no flush writes it again");
-    // The next request writes nothing either. It reads the session again, so it sees the revocation.
+    assert_eq!(pending_sessions(&app), [ids[0]], "no flush writes it again");
+    // The write has discarded the cached sessions, and `app.sql` discards them too. So the next request reads the session
+    // from the database, and sees that it is revoked.
     app.sql(&format!("UPDATE sessions SET revoked_at = now() WHERE id = '{}'", ids[1])).await;
     assert!(!app.is_signed_in(&with_session(&app, &user, ids[1])).await);
 }
 
 #[tokio::test]
-async fn the_list_of_sessions_has_uses_that_are_not_written() {
+async fn the_list_of_sessions_shows_uses_that_are_not_written_yet() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let elsewhere = app.signed_in_again(&user).await;

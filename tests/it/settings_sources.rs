@@ -68,7 +68,7 @@ async fn an_ambiguous_line_of_dotenv_is_refused_with_its_number() {
         let ended = run(command).await.failed(2, &["line 2 of .env cannot be read", fix]);
         assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
     }
-    // The line does not affect commands that read no settings or other variables.
+    // Such a line does not affect commands that read no settings, or only other settings.
     let broken = "POSTGRES_PASSWORD=a$b\n";
     for args in [&["completions", "bash"][..], &["--help"], &["doctor", "--generate-secret"]] {
         run(with_dotenv(&dir, args, broken)).await.succeeded();
@@ -187,7 +187,7 @@ async fn doctor_lists_every_invalid_setting_and_continues() {
         assert!(found, "{name} in {}", doctor.stdout);
     }
     assert!(doctor.stdout.contains("ok    database") && doctor.stdout.contains("ok    redis"));
-    // `serve` uses these settings, and reports all invalid ones too.
+    // `saas serve` also reports together the invalid settings that it uses.
     let mut serve = production_command(&["serve"], &database, "p").await;
     serve.envs(invalid);
     run(serve).await.failed(2, &["PORT", "HOST", "LOG_FORMAT", "SHUTDOWN_TIMEOUT", "REQUIRE_TWO_FACTOR"]);
@@ -248,7 +248,7 @@ async fn misspelled_names_in_dotenv_cause_a_warning() {
 }
 
 #[tokio::test]
-async fn serve_listens_on_localhost() {
+async fn serve_and_healthcheck_accept_localhost_as_host() {
     let database = TestDatabase::migrated().await;
     let mut command = production_command(&["serve", "--port", "0"], &database, "p").await;
     command.env("HOST", "localhost");

@@ -1,5 +1,5 @@
-//! Rules of the source tree: imports between modules, settings, container files, and changes without an authorized
-//! actor.
+//! Rules of the source tree: imports between modules, settings, the paths in the Dockerfile, and changes without an
+//! authorized actor.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -122,7 +122,7 @@ async fn the_example_environment_has_every_setting() {
 }
 
 #[test]
-fn the_paths_in_the_container_files_exist() {
+fn the_paths_that_the_dockerfile_copies_exist() {
     let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();
     for line in dockerfile.lines().filter(|line| line.starts_with("COPY ") && !line.contains("--from")) {
         let words: Vec<_> = line.split_whitespace().skip(1).collect();
@@ -132,8 +132,8 @@ fn the_paths_in_the_container_files_exist() {
     }
 }
 
-/// No role or session authorizes a change without an actor. So this test lists all files that make such changes, and
-/// the file that revokes sessions.
+/// No role or session authorizes a change without an actor. So this test lists all files that make such changes, and the
+/// file that revokes all sessions of a user.
 #[test]
 fn changes_without_an_actor_are_known() {
     let allowed = [

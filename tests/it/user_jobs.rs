@@ -15,7 +15,7 @@ use crate::support::{
     eventually, mail,
 };
 
-/// A worker with the options of `saas worker`. It stops when this value is dropped.
+/// A worker with a reserved queue and limits for each owner, like `saas worker`. It stops when this value is dropped.
 struct RunningWorker(CancellationToken);
 
 impl Drop for RunningWorker {
@@ -143,7 +143,7 @@ async fn documents_have_a_size_limit_each_and_in_total() {
 }
 
 #[tokio::test]
-async fn replicas_share_the_limits() {
+async fn replicas_share_the_job_limits_of_a_user() {
     let app = TestApp::with(&["--user-max-queued-jobs=10"]).await;
     let prefix = format!("--redis-key-prefix={}", app.prefix);
     let twin = TestApp::on(app.database.clone(), &["--user-max-queued-jobs=10", &prefix]).await;
@@ -206,7 +206,7 @@ async fn without_postgresql_a_job_of_a_user_waits() {
 }
 
 #[tokio::test]
-async fn deletion_purges_the_jobs_of_a_user_and_leaves_the_products_mails() {
+async fn deleting_a_user_purges_the_jobs_of_the_user_but_not_the_notice() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for by_admin in [true, false] {
@@ -231,7 +231,7 @@ async fn deletion_purges_the_jobs_of_a_user_and_leaves_the_products_mails() {
 }
 
 #[tokio::test]
-async fn deactivation_stops_running_jobs() {
+async fn deactivating_a_user_stops_the_running_jobs_of_the_user() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let job = job_id(&app.post_example_job(3_600, &user).await);

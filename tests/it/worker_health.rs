@@ -83,7 +83,7 @@ async fn a_worker_that_waits_for_redis_is_healthy() {
 }
 
 #[tokio::test]
-async fn the_directory_can_be_set_and_must_be_usable() {
+async fn the_directory_of_health_files_can_be_set_and_must_be_usable() {
     let (app, dir) = (TestApp::start().await, TempDir::new());
     check(dir.path()).await.failed(1, &["no worker reports in"]);
     let chosen = dir.path().join("chosen/by/setting");
@@ -113,7 +113,7 @@ async fn the_directory_can_be_set_and_must_be_usable() {
 }
 
 #[tokio::test]
-async fn a_worker_without_a_free_slot_makes_progress() {
+async fn a_worker_without_a_free_slot_counts_as_making_progress() {
     let queue = TestQueue::new().await;
     queue.push("long", Behavior::WaitForTest).await;
     let worker = queue.worker(Options { concurrency: 1, burst: false, ..options(&["default"]) });

@@ -22,7 +22,7 @@ def is_refusal(failure, status):
 
 
 def refused_by_state(failure, case, response, problem):
-    """A document says which requests are well-formed, not which passwords, links and addresses exist."""
+    """The document describes the form of a request. It cannot say which passwords, links, addresses and entity tags are right."""
     codes = {
         400: {"wrong_password", "invalid_link", "invalid_code", "email_taken", "invitation_invalid", "invitation_expired"},
         412: {"precondition_failed"},
@@ -32,13 +32,14 @@ def refused_by_state(failure, case, response, problem):
 
 
 def unknown_cursor(failure, case, response, problem):
-    """A cursor comes from the page before. JSON Schema cannot say which ones exist."""
+    """A cursor comes from the page before. JSON Schema cannot say which cursors exist."""
     refused = [error["loc"] for error in problem.get("errors", [])]
     return is_refusal(failure, 422) and refused == [["query", "cursor"]]
 
 
 def too_long_target(failure, case, response, problem):
-    """The server refuses a long request line before it knows the operation. The document has this as a default response."""
+    """The server refuses a long request line before it knows the operation. The document has
+    this only as a default response."""
     return problem.get("code") == "target_too_long" and response.status_code == 414
 
 

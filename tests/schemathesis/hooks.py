@@ -1,4 +1,4 @@
-"""Hooks of the schemathesis runs: the callers, their client networks, and what the document cannot say."""
+"""Hooks of the schemathesis runs: the callers, their client networks, and the accepted failures."""
 
 import json
 import os
