@@ -192,7 +192,7 @@ async fn send_request(stream: &mut TcpStream, request: &[u8]) -> std::io::Result
     }
 }
 
-/// Sends requests over one connection until a response announces its end. Counts the earlier responses in `answered`.
+/// Sends requests over one connection until a response has `connection: close`. Counts the earlier responses in `answered`.
 async fn send_until_closed(address: &str, request: &[u8], answered: &AtomicUsize) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     while send_request(&mut stream, request).await.expect("a request was lost") {

@@ -43,7 +43,7 @@ async fn results_and_states_of_ended_jobs_expire() {
         let status = queue.status(&id).await;
         assert_eq!((status.state, status.result.is_some()), (State::Finished, kind == "{}:done"));
         assert_eq!(status.enqueued_at, enqueued_at);
-        // The bucket seems to be old, so the next tick of the scheduler deletes it.
+        // Sets the time of the bucket to 1970, so that the next tick of the scheduler deletes it.
         queue.redis::<u32>(&["ZADD", kind, "1", &buckets[0]]).await;
         queue.drain().await;
         assert!(!queue.redis::<bool>(&["EXISTS", &buckets[0]]).await);

@@ -52,7 +52,7 @@ const DIGEST: &str = "digest|0 3 * * 1|Europe/Berlin";
 const REPORT: &str = "report|0 0 29 2 *|UTC";
 
 impl TestQueue {
-    /// Runs a scheduler once, and all due jobs.
+    /// Runs the scheduler and all due jobs.
     async fn tick(&self) {
         self.queue.run_jobs(ALL, self.log.clone()).await.unwrap();
     }

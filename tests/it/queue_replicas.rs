@@ -46,7 +46,7 @@ impl Pair {
         redis::cmd("DEL").arg("confirmed").query_async::<()>(&mut conn).await.unwrap();
     }
 
-    /// Returns a queue that accepts a job when the replica has it.
+    /// Returns a queue that accepts a job only after the replica has it.
     fn queue(&self) -> TestQueue {
         let mut queue = self.primary.queue();
         queue.queue = queue.queue.clone().wait_for_replicas(1);

@@ -100,7 +100,7 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
         assert_eq!(host.containers(), ["worker sha256:one", "worker sha256:one", "api sha256:one"]);
         assert!(
             !host
-                .calls()
+                .take_calls()
                 .iter()
                 .any(|call| ["run", "build", "exec"].iter().any(|word| call.starts_with(word)))
         );

@@ -1,5 +1,5 @@
-//! Security events in the log. Each event contains the client, and the account if there is one in the request. No event
-//! contains a secret.
+//! Security events in the log. Each event contains the client, and the account if the request has one. No event contains
+//! a secret.
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
