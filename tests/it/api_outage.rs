@@ -194,7 +194,7 @@ async fn a_push_with_a_lost_response_enqueues_one_job() {
     // would be lost.
     let job = ExampleTask { name: "x".into(), duration: 0 };
     app.app.queue.enqueue(&job, Origin::default()).await.unwrap();
-    assert!(proxy.has_lost_it());
+    assert!(proxy.has_lost_answer());
     proxy.set(Link::Up);
     assert_eq!(app.run_jobs().await.finished, 1);
 }

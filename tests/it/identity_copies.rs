@@ -103,7 +103,7 @@ async fn a_lost_response_to_commit_discards_the_copies() {
     let body = json!({ "is_active": false });
     let answer =
         app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&body).send().await.unwrap();
-    assert!(proxy.has_lost_it());
+    assert!(proxy.has_lost_answer());
     assert_eq!(answer.status(), 503);
     assert_eq!(read_role(&app, &user).await, Err(403));
 }

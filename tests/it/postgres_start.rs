@@ -86,7 +86,7 @@ async fn a_connection_that_ends_during_the_checks_at_start_is_replaced() {
             let mut process = Running::start(command);
             process.wait_for_output(logged).await;
             process.wait_for_output(started).await;
-            assert!(proxy.has_lost_it(), "{column}");
+            assert!(proxy.has_lost_answer(), "{column}");
         }
     }
 }

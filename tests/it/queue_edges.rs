@@ -46,7 +46,7 @@ async fn malformed_jobs_fail_without_affecting_others() {
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &bad_arguments]).await;
     let spoilt = envelope.replace("\"behavior\"", "\"conduct\"");
     queue.redis::<u32>(&["HSET", "{}:jobs", &bad_arguments, &spoilt]).await;
-    queue.redis_bytes(&bad_envelope, b"\xff{\"queue\"").await;
+    queue.overwrite_envelope(&bad_envelope, b"\xff{\"queue\"").await;
     let summary = queue.drain().await;
     assert_eq!((summary.finished, summary.failed), (1, 2));
     assert_eq!(queue.status(&fine).await.state, State::Finished);

@@ -185,7 +185,7 @@ async fn a_concurrency_limit_applies_to_all_workers_together() {
     for done in 0..6_usize {
         let running = (6 - done).min(2);
         let run = || async {
-            (queue.log.now.load(std::sync::atomic::Ordering::SeqCst) as usize == running).then_some(())
+            (queue.log.running.load(std::sync::atomic::Ordering::SeqCst) as usize == running).then_some(())
         };
         eventually("as many jobs run as the limit allows", run).await;
         queue.log.open.notify_one();
@@ -195,7 +195,7 @@ async fn a_concurrency_limit_applies_to_all_workers_together() {
         (info.totals.finished == 6).then_some(())
     })
     .await;
-    assert_eq!(queue.log.most.load(std::sync::atomic::Ordering::SeqCst), 2);
+    assert_eq!(queue.log.max_running.load(std::sync::atomic::Ordering::SeqCst), 2);
     stop.cancel();
     for worker in workers {
         worker.await.unwrap().unwrap();

@@ -48,7 +48,7 @@ async fn a_fetch_with_a_lost_answer_loses_no_job() {
     // Only the response to the fetch contains the name of the task.
     proxy.lose_answer("test_task");
     assert_eq!(queue.drain().await.finished, 1);
-    assert!(proxy.has_lost_it());
+    assert!(proxy.has_lost_answer());
     let status = queue.status(&id).await;
     assert_eq!(
         (status.state, status.attempts),
@@ -80,7 +80,7 @@ async fn a_settlement_with_a_lost_answer_counts_once() {
     // The lost response is that of the settlement, or an earlier one of a heartbeat or a wake-up.
     proxy.lose_answer("");
     queue.log.open.notify_one();
-    eventually("an answer is lost", || async { proxy.has_lost_it().then_some(()) }).await;
+    eventually("an answer is lost", || async { proxy.has_lost_answer().then_some(()) }).await;
     eventually("the job has finished", || async {
         let status = queue.queue.status(&id).await.ok().flatten()?;
         (status.state == State::Finished).then_some(())
@@ -106,7 +106,7 @@ async fn a_result_is_stored_when_redis_is_back() {
             .await;
         queue.log.open.notify_one();
         eventually("the job has ended", || async {
-            (queue.log.now.load(Ordering::SeqCst) == 0).then_some(())
+            (queue.log.running.load(Ordering::SeqCst) == 0).then_some(())
         })
         .await;
         proxy.set(Link::Up);

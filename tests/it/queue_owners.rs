@@ -185,7 +185,7 @@ async fn the_running_jobs_of_an_owner_are_limited_over_all_workers() {
         .collect();
     for done in 0..6_u32 {
         let running = (6 - done).min(2);
-        let runs = || async { (queue.log.now.load(Ordering::SeqCst) == running).then_some(()) };
+        let runs = || async { (queue.log.running.load(Ordering::SeqCst) == running).then_some(()) };
         eventually("the owner runs as many jobs as the limit allows", runs).await;
         // The waiting jobs of owner 1 do not delay those of owner 2.
         let id = queue.push_owned(2, "other", Behavior::Succeed).await;
@@ -200,7 +200,7 @@ async fn the_running_jobs_of_an_owner_are_limited_over_all_workers() {
         (info.totals.finished == 12).then_some(())
     })
     .await;
-    assert!(queue.log.most.load(Ordering::SeqCst) <= 3, "two of one owner and one of the other");
+    assert!(queue.log.max_running.load(Ordering::SeqCst) <= 3, "two of one owner and one of the other");
     stop.cancel();
     for worker in workers {
         worker.await.unwrap().unwrap();
@@ -218,7 +218,7 @@ async fn jobs_that_wait_for_their_turn_do_not_keep_workers_busy() {
     let stop = CancellationToken::new();
     let worker = Options { max_running_per_owner: Some(1), scheduler: false, ..steady(5) };
     let work = tokio::spawn(queue.worker(worker).run(stop.clone(), CancellationToken::new()));
-    eventually("one runs", || async { (queue.log.now.load(Ordering::SeqCst) == 1).then_some(()) }).await;
+    eventually("one runs", || async { (queue.log.running.load(Ordering::SeqCst) == 1).then_some(()) }).await;
     eventually("the queue is noted as held back", || async {
         queue.redis::<bool>(&["EXISTS", "{}:held"]).await.then_some(())
     })
@@ -273,7 +273,7 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     let stop = CancellationToken::new();
     let one = Options { scheduler: false, ..steady(1) };
     let work = tokio::spawn(queue.worker(one).run(stop.clone(), CancellationToken::new()));
-    eventually("it runs", || async { (queue.log.now.load(Ordering::SeqCst) == 1).then_some(()) }).await;
+    eventually("it runs", || async { (queue.log.running.load(Ordering::SeqCst) == 1).then_some(()) }).await;
     let hour = Duration::from_secs(3_600);
     let many: Vec<_> = (0..2_500).map(|n| task(&n.to_string(), Behavior::Succeed)).collect();
     let waiting = queue.queue.enqueue_all(&many, owned_by(1), EnqueueOptions::default()).await.unwrap();

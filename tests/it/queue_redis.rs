@@ -148,7 +148,7 @@ async fn a_replica_rejects_jobs_until_it_is_primary_again() {
     let error = queue.queue.enqueue(&task("two"), Origin::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "Redis is unavailable");
     queue.log.open.notify_one();
-    eventually("the job has ended", || async { (queue.log.now.load(Ordering::SeqCst) == 0).then_some(()) })
+    eventually("the job has ended", || async { (queue.log.running.load(Ordering::SeqCst) == 0).then_some(()) })
         .await;
     assert_eq!(queue.status(&id).await.state, State::Started, "the outcome is not stored yet");
     redis.command::<()>(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
@@ -169,7 +169,7 @@ async fn a_push_with_a_lost_answer_enqueues_one_job() {
     // Of the responses on this connection, only the response to a push contains an empty array.
     proxy.lose_answer("*0");
     let id = queue.push("one", Behavior::Succeed).await;
-    assert!(proxy.has_lost_it());
+    assert!(proxy.has_lost_answer());
     let options = EnqueueOptions {
         unique: Some(Unique {
             key: "k".into(),
@@ -180,7 +180,7 @@ async fn a_push_with_a_lost_answer_enqueues_one_job() {
     };
     proxy.lose_answer("*0");
     let unique = queue.queue.enqueue_with(&task("two"), Origin::default(), options).await.unwrap();
-    assert!(proxy.has_lost_it());
+    assert!(proxy.has_lost_answer());
     assert_eq!(queue.drain().await.finished, 3);
     for id in [&id, &unique] {
         assert_eq!(queue.status(id).await.state, State::Finished);

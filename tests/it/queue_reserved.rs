@@ -18,7 +18,7 @@ fn reserved(slots: usize) -> Option<ReservedQueue> {
 impl TestQueue {
     /// Waits until exactly this number of jobs is running.
     async fn wait_until_running(&self, jobs: u32) {
-        let runs = || async { (self.log.now.load(Ordering::SeqCst) == jobs).then_some(()) };
+        let runs = || async { (self.log.running.load(Ordering::SeqCst) == jobs).then_some(()) };
         eventually(&format!("{jobs} jobs run"), runs).await;
     }
 
@@ -60,7 +60,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
         let id = queue.push_urgent(&n.to_string()).await;
         queue.wait_until_finished(&id).await;
     }
-    assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
+    assert_eq!(queue.log.max_running.load(Ordering::SeqCst), 3);
     for _ in 0..8 {
         queue.log.open.notify_one();
         tokio::task::yield_now().await;
@@ -77,7 +77,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
         let id = queue.push_urgent("last").await;
         queue.wait_until_finished(&id).await;
     }
-    assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
+    assert_eq!(queue.log.max_running.load(Ordering::SeqCst), 3);
     stop.cancel();
     work.await.unwrap().unwrap();
     queue.assert_no_running_records().await;

@@ -92,7 +92,7 @@ async fn envelopes_and_records_without_a_scope_and_with_unknown_fields_are_read(
         let envelope = format!(
             r#"{{"v":1,"task":"test_task","queue":"default",{fields}"ttl":60000,"at":1,"payload":{{"name":"x","behavior":"Succeed"}}}}"#
         );
-        queue.redis_bytes(&id, envelope.as_bytes()).await;
+        queue.overwrite_envelope(&id, envelope.as_bytes()).await;
         assert_eq!(queue.origin_of(&id).await, origin, "{fields}");
         queue.drain_until(&id, State::Finished).await;
         assert_eq!(queue.origin_of(&id).await, origin, "{fields}");

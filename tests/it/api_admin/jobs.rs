@@ -53,7 +53,7 @@ async fn scheduled_and_deferred_jobs_are_listed() {
 }
 
 #[tokio::test]
-async fn the_list_defaults_to_the_failed_jobs_of_the_default_queue() {
+async fn the_job_list_defaults_to_the_failed_jobs_of_the_default_queue() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let mail = SendEmail { to: "x".into(), subject: "Hi".into(), body: "Hello".into(), permitted: true };
@@ -68,7 +68,7 @@ async fn the_list_defaults_to_the_failed_jobs_of_the_default_queue() {
 }
 
 #[tokio::test]
-async fn every_invalid_list_parameter_is_reported() {
+async fn every_invalid_parameter_of_the_job_list_is_reported() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for (query, wrong) in [

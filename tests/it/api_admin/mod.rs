@@ -23,12 +23,12 @@ use crate::support::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A job on a separate queue, so that no other job is counted.
+/// A job on its own queue, so that the counts of this queue have no other jobs.
 #[derive(Serialize, Deserialize)]
 enum Chore {
     Succeed,
     Fail,
-    /// Waits until it is signaled to stop.
+    /// Waits until the worker signals the job to stop, and then fails.
     Wait,
 }
 

@@ -79,7 +79,7 @@ async fn a_queue_update_changes_only_the_given_fields() {
 }
 
 #[tokio::test]
-async fn every_invalid_field_of_an_update_is_reported() {
+async fn every_invalid_field_of_a_queue_update_is_reported() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for (body, wrong) in [
@@ -157,7 +157,7 @@ async fn a_purge_deletes_the_jobs_of_one_state() {
     let first = enqueue(&app, Chore::Succeed).await;
     enqueue_in_an_hour(&app).await;
     enqueue_after(&app, &first).await;
-    // The deferred job is purged first: purging the job that it depends on would make it fail.
+    // The deferred job is purged first, because a purge of the queued job, on which it depends, would make it fail.
     let states = ["deferred", "queued", "scheduled", "failed"];
     for (n, state) in states.into_iter().enumerate() {
         let path = format!("/admin/queues/chores/jobs?status={state}");

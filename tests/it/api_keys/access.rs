@@ -112,9 +112,8 @@ async fn a_key_has_no_rights_that_its_creator_has_lost() {
     }
 }
 
-/// A creator who may do nothing without a second factor does it by a key neither.
 #[tokio::test]
-async fn a_key_needs_the_second_factor_that_its_creator_needs() {
+async fn a_key_is_refused_while_its_creator_lacks_a_required_second_factor() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -132,7 +131,7 @@ async fn a_key_needs_the_second_factor_that_its_creator_needs() {
 }
 
 #[tokio::test]
-async fn the_keys_of_a_member_who_leaves_stay_revoked() {
+async fn the_keys_of_a_former_member_stay_revoked_if_the_member_returns() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -194,7 +193,7 @@ async fn a_malformed_key_is_refused_without_a_query() {
 }
 
 #[tokio::test]
-async fn a_key_is_accepted_in_the_header_authorization_only() {
+async fn a_key_is_accepted_only_in_the_authorization_header() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;

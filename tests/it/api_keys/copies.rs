@@ -8,7 +8,7 @@ use super::{Key, LONG_CACHE, SCOPES, create_key, create_org, is, member, read, r
 use crate::support::{TestApp, app::PASSWORD, eventually};
 
 #[tokio::test]
-async fn a_copy_is_used_until_this_process_changes_the_key() {
+async fn a_cached_key_is_used_until_this_process_changes_it() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -57,7 +57,7 @@ async fn a_copy_is_used_until_this_process_changes_the_key() {
 }
 
 #[tokio::test]
-async fn a_revocation_by_another_replica_is_known_soon() {
+async fn a_revocation_by_another_replica_is_effective_when_the_cached_key_expires() {
     let app = TestApp::start().await;
     let replica = TestApp::on(app.database.clone(), &[]).await;
     let owner = app.user().await;

@@ -60,7 +60,7 @@ async fn smoke_a_reported_key_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_report_of_the_secret_before_the_rotation_keeps_the_present_one() {
+async fn a_report_of_the_previous_secret_leaves_the_current_secret_valid() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -79,7 +79,7 @@ async fn a_report_of_the_secret_before_the_rotation_keeps_the_present_one() {
 }
 
 #[tokio::test]
-async fn a_report_is_checked() {
+async fn a_report_of_leaked_keys_is_validated_and_rate_limited() {
     let app = TestApp::start().await;
     for (keys, field) in [
         (json!([]), "body.keys"),
@@ -101,7 +101,7 @@ async fn a_report_is_checked() {
 }
 
 #[tokio::test]
-async fn the_operator_revokes_keys_from_a_shell() {
+async fn the_command_revoke_key_revokes_a_key_by_its_text_or_id() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;

@@ -47,7 +47,7 @@ async fn smoke_the_secret_of_a_key_is_shown_once() {
 }
 
 #[tokio::test]
-async fn the_input_of_a_key_is_checked() {
+async fn every_invalid_field_of_a_key_is_refused() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -99,7 +99,7 @@ async fn the_input_of_a_key_is_checked() {
 }
 
 #[tokio::test]
-async fn a_key_without_expiry_has_to_be_asked_for() {
+async fn a_key_expires_unless_its_creator_asks_for_one_that_never_expires() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -120,7 +120,7 @@ async fn a_key_without_expiry_has_to_be_asked_for() {
 }
 
 #[tokio::test]
-async fn only_members_who_may_write_keys_manage_them() {
+async fn only_owners_and_admins_manage_keys() {
     let app = TestApp::start().await;
     let (owner, stranger) = (app.user().await, app.user().await);
     let org = create_org(&app, &owner).await;
@@ -159,7 +159,7 @@ async fn only_members_who_may_write_keys_manage_them() {
     assert_eq!(call(Method::PATCH, &own.path(), &owner, json!({ "name": "x" })).await, is(200, ""));
     assert_eq!(call(Method::DELETE, &key.path(), &admin, Value::Null).await, is(204, ""));
 
-    // The path names another organization than that of the key.
+    // The organization in the path is not the organization of the key.
     let other = create_org(&app, &stranger).await;
     let foreign = format!("/orgs/{other}/api-keys/{}", own.id);
     for (method, body) in
@@ -171,7 +171,7 @@ async fn only_members_who_may_write_keys_manage_them() {
 }
 
 #[tokio::test]
-async fn a_key_that_has_ended_cannot_be_changed() {
+async fn a_revoked_or_expired_key_cannot_be_changed() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -189,7 +189,7 @@ async fn a_key_that_has_ended_cannot_be_changed() {
 }
 
 #[tokio::test]
-async fn changes_are_in_the_trail_without_a_secret() {
+async fn changes_of_keys_are_audited_without_the_secrets() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;

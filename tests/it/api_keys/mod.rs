@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, User, app::Answer};
 
-/// Longer than any test, so that no copy expires. Only a change by the process itself discards copies.
+/// Caches keys for a minute, so that no copy expires during a test. Only a change by the process itself discards a copy.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
-/// All scopes.
+/// All scopes that a key can have.
 pub const SCOPES: [&str; 5] = ["audit:read", "job:read", "job:write", "product:read", "product:write"];
 
-/// A key as its creation returns it.
+/// A key with its secret, as its creation or its rotation returns them.
 #[derive(Clone)]
 pub struct Key {
     pub org: i64,
@@ -46,7 +46,7 @@ pub async fn create_org(app: &TestApp, owner: &User) -> i64 {
     made.body["id"].as_i64().unwrap()
 }
 
-/// Creates a user who is a member.
+/// Creates a user who is a member of the organization with this role.
 async fn member(app: &TestApp, org: i64, role: &str) -> User {
     let user = app.user().await;
     let insert = "INSERT INTO memberships (org_id, user_id, role) VALUES";
@@ -91,10 +91,12 @@ async fn read(app: &TestApp, key: &Key) -> (u16, String) {
     outcome(&read_products(app, key.org, &key.secret).await)
 }
 
+/// Returns the status of a response, and the error code, or an empty text if there is none.
 fn outcome(answer: &Answer) -> (u16, String) {
     (answer.status.as_u16(), answer.body["code"].as_str().unwrap_or_default().to_owned())
 }
 
+/// Builds the expected value of [`outcome`]. `code` is empty for a success.
 fn is(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }

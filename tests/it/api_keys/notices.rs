@@ -21,7 +21,7 @@ fn sorted(emails: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_creator_and_the_owner_hear_of_a_new_key() {
+async fn the_creator_and_the_owner_are_notified_of_a_new_key() {
     const SUBJECT: &str = "An API key was created";
     let app = TestApp::start().await;
     let owner = app.user().await;
@@ -43,7 +43,7 @@ async fn the_creator_and_the_owner_hear_of_a_new_key() {
 }
 
 #[tokio::test]
-async fn a_key_is_announced_once_seven_days_before_it_expires() {
+async fn the_expiry_of_a_key_is_announced_once_seven_days_before() {
     const SUBJECT: &str = "An API key expires soon";
     let app = TestApp::start().await;
     let owner = app.user().await;
@@ -72,7 +72,7 @@ async fn a_key_is_announced_once_seven_days_before_it_expires() {
     assert!(text.contains("CI") && text.contains("Acme"), "{text}");
     assert_eq!(announce_expiries(&app.app).await.unwrap(), 0);
 
-    // A rotated key is announced again when it expires.
+    // After a rotation, the new expiry is announced too.
     assert_eq!(rotate(&app, &announced[0], &admin, json!({ "expires_in_days": 8 })).await.status, 200);
     assert_eq!(announce_expiries(&app.app).await.unwrap(), 0);
     app.sql(&format!(
@@ -84,7 +84,7 @@ async fn a_key_is_announced_once_seven_days_before_it_expires() {
 }
 
 #[tokio::test]
-async fn many_keys_are_announced_in_batches() {
+async fn the_expiry_of_each_of_many_keys_is_announced_once() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -95,7 +95,7 @@ async fn many_keys_are_announced_in_batches() {
         owner.id
     );
     app.sql(&insert).await;
-    // Two concurrent runs also announce each key only once.
+    // Two concurrent runs together announce each key only once.
     let (one, other) = tokio::join!(announce_expiries(&app.app), announce_expiries(&app.app));
     assert_eq!(one.unwrap() + other.unwrap(), 120);
     assert_eq!(mails(&app, "An API key expires soon").await.0.len(), 120);

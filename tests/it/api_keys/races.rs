@@ -9,7 +9,7 @@ use tokio_postgres::{Client, NoTls};
 use super::{Key, LONG_CACHE, SCOPES, add_product, create_key, create_org, is, outcome, read, rotate};
 use crate::support::{TestApp, eventually, records::column};
 
-/// Begins a transaction, and runs statements in it.
+/// Begins a transaction, and runs statements in it. The returned client has to commit it.
 async fn hold(app: &TestApp, sql: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(&app.database.url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -17,7 +17,8 @@ async fn hold(app: &TestApp, sql: &str) -> Client {
     client
 }
 
-async fn wait_for_waiting(app: &TestApp, requests: usize) {
+/// Waits until this number of requests wait for a lock in the database.
+async fn wait_for_blocked_requests(app: &TestApp, requests: usize) {
     let waiting = "SELECT pid FROM pg_stat_activity
                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
     eventually("the requests wait for a lock", || async {
@@ -27,21 +28,21 @@ async fn wait_for_waiting(app: &TestApp, requests: usize) {
 }
 
 #[tokio::test]
-async fn a_revocation_waits_for_a_change_that_has_begun() {
+async fn a_revocation_waits_for_a_change_that_already_uses_the_key() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
     let key = create_key(&app, org, &owner, &SCOPES).await;
-    // The request has checked the key, and waits for the uncommitted product with the same SKU.
+    // `change` has checked the key when it waits for this uncommitted product with the same SKU.
     let insert = "INSERT INTO products (org_id, sku, name, price, currency) VALUES";
     let blocker = hold(&app, &format!("{insert} ({org}, 'T-1', 'Tea', 1, 'EUR')")).await;
     let change = add_product(&app, org, &key.secret, "T-1");
     let revoke = async {
-        wait_for_waiting(&app, 1).await;
+        wait_for_blocked_requests(&app, 1).await;
         app.call(Method::DELETE, &key.path(), &owner).await
     };
     let unblock = async {
-        wait_for_waiting(&app, 2).await;
+        wait_for_blocked_requests(&app, 2).await;
         blocker.batch_execute("ROLLBACK").await.unwrap();
     };
     let (changed, revoked, ()) = tokio::join!(change, revoke, unblock);
@@ -50,14 +51,14 @@ async fn a_revocation_waits_for_a_change_that_has_begun() {
 }
 
 #[tokio::test]
-async fn a_change_with_an_older_copy_of_the_key_is_refused() {
+async fn a_change_with_an_outdated_cached_key_is_refused() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
     for (change, expected) in [
         ("revoked_at = now()", is(401, "invalid_token")),
         ("expires_at = now()", is(401, "invalid_token")),
-        // Rotated without an overlap, and rotated twice.
+        // A rotation without an overlap, and two rotations.
         (
             "previous_hash = hash, previous_expires_at = now(), hash = sha256(gen_random_uuid()::text::bytea)",
             is(401, "invalid_token"),
@@ -70,7 +71,7 @@ async fn a_change_with_an_older_copy_of_the_key_is_refused() {
         let update = format!("UPDATE api_keys SET {change} WHERE id = {}", key.id);
         let writer = hold(&app, &update).await;
         let commit = async {
-            wait_for_waiting(&app, 1).await;
+            wait_for_blocked_requests(&app, 1).await;
             writer.batch_execute("COMMIT").await.unwrap();
         };
         let (changed, ()) = tokio::join!(add_product(&app, org, &key.secret, "T-1"), commit);

@@ -1,4 +1,4 @@
-//! The last use of keys: collected in the process, and written in batches.
+//! The time at which each key was last used: collected in the process, and written to the database in batches.
 
 use reqwest::Client;
 use saas::services::api_key_uses::flush;
@@ -11,28 +11,29 @@ use crate::support::{
     records::column,
 };
 
-/// Returns whether the use of a key in the last minutes is in the database.
+/// Returns whether the database has a use of the key in the last four minutes.
 async fn is_written(app: &TestApp, key: &Key) -> bool {
     let used = "SELECT last_used_at BETWEEN now() - interval '4 minutes' AND now() FROM api_keys";
     column(&app.database, &format!("{used} WHERE id = {}", key.id)).await == ["t"]
 }
 
-async fn versions(app: &TestApp) -> Vec<String> {
+/// Returns the id and the row version of each key. Every write of a key changes its row version.
+async fn row_versions(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT id || ' ' || ctid FROM api_keys ORDER BY id").await
 }
 
 #[tokio::test]
-async fn smoke_requests_write_no_key_and_a_flush_writes_each_once_a_minute() {
+async fn smoke_a_flush_writes_the_use_of_each_key_at_most_once_a_minute_and_requests_write_none() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
     let (one, other) =
         (create_key(&app, org, &owner, &SCOPES).await, create_key(&app, org, &owner, &SCOPES).await);
-    let before = versions(&app).await;
+    let before = row_versions(&app).await;
     for _ in 0..3 {
         assert_eq!(read(&app, &one).await, is(200, ""));
     }
-    assert_eq!(versions(&app).await, before, "no request writes");
+    assert_eq!(row_versions(&app).await, before, "no request writes");
     let listed = app.get(&one.path(), Some(&owner)).await;
     assert!(
         listed.body["last_used_at"].is_string(),
@@ -42,13 +43,13 @@ async fn smoke_requests_write_no_key_and_a_flush_writes_each_once_a_minute() {
     flush(&app.app).await.unwrap();
     assert!(is_written(&app, &one).await && !is_written(&app, &other).await);
 
-    let after = versions(&app).await;
+    let after = row_versions(&app).await;
     app.sql("").await;
     assert_eq!(read(&app, &one).await, is(200, ""));
     assert!(app.app.key_uses.all().is_empty(), "not due again");
     app.app.key_uses.record(one.id);
     flush(&app.app).await.unwrap();
-    assert_eq!(versions(&app).await, after, "another replica has written a use of this minute");
+    assert_eq!(row_versions(&app).await, after, "another replica has written a use of this minute");
     app.sql("UPDATE api_keys SET last_used_at = now() - interval '61 seconds'").await;
     assert_eq!(read(&app, &one).await, is(200, ""));
     flush(&app.app).await.unwrap();
@@ -57,7 +58,7 @@ async fn smoke_requests_write_no_key_and_a_flush_writes_each_once_a_minute() {
 }
 
 #[tokio::test]
-async fn only_uses_of_valid_secrets_count() {
+async fn only_a_valid_secret_counts_as_a_use_of_its_key() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -74,7 +75,7 @@ async fn only_uses_of_valid_secrets_count() {
 }
 
 #[tokio::test]
-async fn a_locked_key_stays_pending() {
+async fn the_use_of_a_locked_key_is_written_by_a_later_flush() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
@@ -99,7 +100,7 @@ async fn a_locked_key_stays_pending() {
 }
 
 #[tokio::test]
-async fn a_server_writes_uses_while_it_runs_and_when_it_stops() {
+async fn a_server_writes_uses_of_keys_while_it_runs_and_when_it_stops() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;

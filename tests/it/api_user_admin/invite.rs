@@ -1,4 +1,4 @@
-//! Invitations.
+//! Invitations of users by admins.
 
 use std::collections::BTreeSet;
 
@@ -142,7 +142,7 @@ async fn a_registered_address_cannot_be_invited() {
 }
 
 #[tokio::test]
-async fn every_invalid_field_is_reported() {
+async fn every_invalid_field_of_an_invitation_is_reported() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for (body, wrong) in [
@@ -165,7 +165,7 @@ async fn every_invalid_field_is_reported() {
 }
 
 #[tokio::test]
-async fn a_password_equal_to_the_address_is_refused_by_links_too() {
+async fn an_invitation_or_a_reset_refuses_the_email_address_as_the_password() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     invite(&app, &admin).await;

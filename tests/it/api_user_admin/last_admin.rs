@@ -11,7 +11,7 @@ use crate::support::{
     records::column,
 };
 
-/// How an admin removes another admin.
+/// How an admin removes an admin, which may be the own account.
 #[derive(Clone, Copy, Debug)]
 enum Removal {
     Demote,
@@ -78,7 +78,7 @@ async fn one_of_two_admins_can_be_removed() {
 }
 
 #[tokio::test]
-async fn an_unusable_admin_does_not_count_as_another_admin() {
+async fn an_admin_who_cannot_sign_in_does_not_count_as_another_admin() {
     let app = TestApp::start().await;
     let (admin, other) = (app.admin().await, app.admin().await);
     for state in ["is_active = false", "deletion_due_at = now() + interval '1 day'", "hashed_password = NULL"]
@@ -102,7 +102,7 @@ async fn an_unusable_admin_does_not_count_as_another_admin() {
 }
 
 #[tokio::test]
-async fn the_last_usable_admin_can_remove_unusable_admins() {
+async fn the_last_admin_who_can_sign_in_may_remove_the_other_admins() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for how in REMOVALS {
@@ -138,7 +138,7 @@ async fn only_one_of_two_concurrent_demotions_succeeds() {
 }
 
 #[tokio::test]
-async fn the_second_of_two_concurrent_removals_sees_the_first() {
+async fn of_two_admins_who_remove_each_other_at_once_one_stays() {
     for how in REMOVALS {
         let app = TestApp::start().await;
         let (one, other) = (app.admin().await, app.admin().await);

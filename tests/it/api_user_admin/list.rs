@@ -40,7 +40,7 @@ async fn find_names(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Vec<
 }
 
 #[tokio::test]
-async fn smoke_a_page_has_its_users_and_the_total() {
+async fn smoke_a_page_of_the_user_list_has_its_users_and_the_total() {
     let (app, admin) = start_with_users().await;
     for (offset, limit, names) in [
         (0, 2, &["ada", "bob_x"][..]),
@@ -118,7 +118,7 @@ async fn a_search_finds_names_with_non_ascii_letters() {
 }
 
 #[tokio::test]
-async fn filters_are_combined() {
+async fn filters_of_the_user_list_are_combined() {
     let (app, admin) = start_with_users().await;
     for (filters, names) in [
         (&[("role", "user")][..], &["ada", "bobyx"][..]),
@@ -173,7 +173,7 @@ async fn pages_with_equal_sort_keys_neither_repeat_nor_skip_users() {
 }
 
 #[tokio::test]
-async fn every_invalid_parameter_is_reported() {
+async fn every_invalid_parameter_of_the_user_list_is_reported() {
     let (app, admin) = start_with_users().await;
     let long = format!("search={}", "x".repeat(256));
     for (query, wrong) in [

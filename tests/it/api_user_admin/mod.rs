@@ -65,7 +65,7 @@ async fn an_unknown_user_is_not_found() {
 }
 
 #[tokio::test]
-async fn smoke_an_update_changes_only_the_given_fields() {
+async fn smoke_a_user_update_changes_only_the_given_fields() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let mut expected = app.get("/users/me", Some(&user)).await.body;
@@ -99,7 +99,7 @@ async fn a_role_change_is_effective_at_once() {
 }
 
 #[tokio::test]
-async fn every_invalid_field_of_an_update_is_reported() {
+async fn every_invalid_field_of_a_user_update_is_reported() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let before = app.get("/users/me", Some(&user)).await.body;
@@ -208,7 +208,7 @@ async fn an_admin_turns_off_a_lost_second_factor() {
 }
 
 #[tokio::test]
-async fn a_user_who_is_not_an_admin_is_refused() {
+async fn a_user_who_is_not_an_admin_may_not_manage_users() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
     for id in [user.id, other.id] {

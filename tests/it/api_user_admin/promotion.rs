@@ -13,7 +13,7 @@ use crate::support::{
 
 const NEW_ADMIN: &str = "There is a new administrator";
 
-/// Runs `saas create-admin` with `--password-stdin`.
+/// Runs `saas create-admin` with the password `battery staple` on standard input.
 async fn create_admin(app: &TestApp, args: &[&str]) -> Ended {
     let mut command = saas(&[&["create-admin", "--password-stdin"], args].concat());
     command.env("DATABASE_URL", &app.database.url).env("DEBUG", "true").env("BCRYPT_COST", "4");
@@ -21,24 +21,25 @@ async fn create_admin(app: &TestApp, args: &[&str]) -> Ended {
     run_with_input(command, "battery staple\n").await
 }
 
+/// Returns the address, the role and the password hash of each user.
 async fn list_users(app: &TestApp) -> Vec<String> {
     let sql = "SELECT email || ' ' || role || ' ' || coalesce(hashed_password, '') FROM users ORDER BY id";
     column(&app.database, sql).await
 }
 
-/// Returns recipient and subject of each mail.
+/// Returns the recipient and the subject of each mail.
 async fn list_sent(app: &TestApp) -> Vec<(String, String)> {
     app.mails().await.into_iter().map(|mail| (mail.to, mail.subject)).collect()
 }
 
-/// The credentials of a user before a promotion: a session, a login challenge with a code, and the tokens of
-/// links.
+/// The credentials of a user before a promotion: a session, a login challenge with a recovery code, and the tokens of the
+/// links that reset the password and confirm a new address.
 struct Credentials {
     user: User,
     challenge: String,
     code: String,
-    reset: String,
-    new_email: String,
+    reset_token: String,
+    new_email_token: String,
 }
 
 impl Credentials {
@@ -48,23 +49,24 @@ impl Credentials {
         let email = format!("other-{}", user.email);
         let change = json!({ "email": email, "password": PASSWORD });
         assert_eq!(app.post("/users/me/email", Some(&user), change).await.status, 202);
-        let new_email = app.mailed_token(&email).await;
-        let reset = app.reset_token(&user.email).await;
+        let new_email_token = app.mailed_token(&email).await;
+        let reset_token = app.reset_token(&user.email).await;
         Self {
             challenge: challenge(app, &user).await,
             code: authenticator.recovery_codes[0].clone(),
             user,
-            reset,
-            new_email,
+            reset_token,
+            new_email_token,
         }
     }
 
+    /// Asserts that none of the credentials is accepted.
     async fn assert_revoked(&self, app: &TestApp) {
         assert_signed_out(app, &self.user).await;
         let code = json!({ "challenge_token": self.challenge, "code": self.code });
         app.post("/auth/login/two-factor", None, code).await.is_some_problem(400, "invalid_code");
-        app.reset_password(&self.reset, "battery staple").await.is_some_problem(400, "invalid_link");
-        let confirm = json!({ "token": self.new_email });
+        app.reset_password(&self.reset_token, "battery staple").await.is_some_problem(400, "invalid_link");
+        let confirm = json!({ "token": self.new_email_token });
         app.post("/auth/confirm-email", None, confirm).await.is_some_problem(400, "invalid_link");
     }
 }
@@ -99,7 +101,7 @@ async fn a_promotion_revokes_sessions_and_links_and_notifies_all_admins() {
 }
 
 #[tokio::test]
-async fn reactivating_an_admin_has_the_rules_of_a_promotion() {
+async fn reactivating_an_admin_requires_a_verified_address_and_notifies_the_admins() {
     let app = TestApp::start().await;
     let (admin, other) = (app.admin().await, app.admin().await);
     patch(&app, &admin, other.id, json!({ "is_active": false })).await;

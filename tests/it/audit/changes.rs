@@ -12,7 +12,8 @@ use crate::support::{
 
 const NEW_PASSWORD: &str = "another horse battery";
 
-/// Asserts the action, the actor, and the fields `before` and `after` of each entry.
+/// Asserts the action, the actor, and the fields `before` and `after` of each entry. Also asserts that each entry is about a
+/// user and has the address of a local client.
 #[track_caller]
 fn assert_entries(trail: &[Value], expected: &[(&str, Option<i64>, Value, Value)]) {
     let actions: Vec<_> = trail.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
@@ -49,7 +50,7 @@ fn session_opened(session: &Value, second_factor: bool) -> Value {
 }
 
 #[tokio::test]
-async fn every_change_of_an_own_account_is_recorded() {
+async fn every_change_of_an_account_by_its_user_is_recorded() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let (old, new) = ("ada@example.com", "lovelace@example.com");
@@ -76,7 +77,7 @@ async fn every_change_of_an_own_account_is_recorded() {
 
     let trail = read_trail(&app, &admin, id).await;
     let scheduled = trail.iter().find(|entry| entry["action"] == "user.deletion_scheduled").unwrap();
-    // The response and the trail format the time zone differently.
+    // The response and the trail format the time zone differently. The first 19 characters are the date and the time.
     let kept = scheduled["after"]["deletion_due_at"].as_str().unwrap();
     assert_eq!(kept[..19], due.as_str().unwrap()[..19]);
     let (kept, none, me) = (json!({ "deletion_due_at": kept }), Value::Null, Some(id));
@@ -171,7 +172,7 @@ async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
 }
 
 #[tokio::test]
-async fn a_logout_is_recorded() {
+async fn a_logout_is_recorded_in_the_audit_trail() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let session = session_id(&app, &user).await;
@@ -234,7 +235,7 @@ async fn every_change_by_an_admin_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_request_that_changes_nothing_writes_no_entry() {
+async fn a_user_update_that_changes_nothing_writes_no_audit_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let before = count_rows(&app, "audit_log").await;

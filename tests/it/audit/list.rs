@@ -26,7 +26,7 @@ fn ids(page: &Value) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn smoke_pages_start_with_the_newest_entry_and_are_contiguous() {
+async fn smoke_pages_of_the_audit_list_start_with_the_newest_entry_and_skip_none() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     insert_entries(&app, 7, "test.made", 8, 7).await;
@@ -53,7 +53,7 @@ async fn smoke_pages_start_with_the_newest_entry_and_are_contiguous() {
 }
 
 #[tokio::test]
-async fn the_page_size_defaults_to_fifty() {
+async fn the_page_size_of_the_audit_list_defaults_to_fifty() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     insert_entries(&app, 7, "test.made", 8, 250).await;
@@ -63,7 +63,7 @@ async fn the_page_size_defaults_to_fifty() {
 }
 
 #[tokio::test]
-async fn filters_are_combined() {
+async fn filters_of_the_audit_list_are_combined() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     insert_entries(&app, 1_001, "test.made", 2_001, 1).await;
@@ -91,7 +91,7 @@ async fn filters_are_combined() {
 }
 
 #[tokio::test]
-async fn every_invalid_parameter_is_reported() {
+async fn every_invalid_parameter_of_the_audit_list_is_reported() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let long = format!("action={}", "x".repeat(101));
@@ -118,7 +118,7 @@ async fn the_audit_trail_requires_an_admin() {
 }
 
 #[tokio::test]
-async fn smoke_the_retention_deletes_old_entries_only() {
+async fn smoke_only_audit_entries_older_than_the_retention_are_deleted() {
     for (flags, days) in [(&[][..], 365), (&["--audit-retention-days=30"], 30)] {
         let app = TestApp::with(flags).await;
         let (user, admin) = (app.user().await, app.admin().await);
@@ -142,7 +142,7 @@ async fn smoke_the_retention_deletes_old_entries_only() {
 }
 
 #[tokio::test]
-async fn one_run_deletes_any_number_of_old_entries() {
+async fn one_run_of_housekeeping_deletes_all_old_audit_entries() {
     let app = TestApp::start().await;
     let sql = "INSERT INTO audit_log (created_at, action, target_type, target_id)
                SELECT now() - interval '366 days', 'test.old', 'user', '0' FROM generate_series(1, 2500)";

@@ -39,7 +39,7 @@ async fn count_rows(app: &TestApp, table: &str) -> String {
 }
 
 #[tokio::test]
-async fn smoke_an_entry_has_actor_action_target_and_origin() {
+async fn smoke_an_audit_entry_has_actor_action_target_and_origin() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let change = json!({ "role": "admin", "full_name": "Ada", "is_active": true });
@@ -66,7 +66,7 @@ async fn smoke_an_entry_has_actor_action_target_and_origin() {
 }
 
 #[tokio::test]
-async fn the_entry_has_the_client_address_behind_a_proxy() {
+async fn an_audit_entry_has_the_client_address_behind_a_proxy() {
     let app = TestApp::with(&["--trusted-proxies=1"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     let request = app.request(Method::PATCH, "/users/me").bearer_auth(&user.token);
@@ -115,7 +115,7 @@ async fn a_change_by_a_command_or_a_job_has_no_actor() {
 }
 
 #[tokio::test]
-async fn a_refused_request_writes_no_entry() {
+async fn a_refused_request_writes_no_audit_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let change = json!({ "email": "new@example.com", "password": PASSWORD });
@@ -141,7 +141,7 @@ async fn a_refused_request_writes_no_entry() {
 
 /// The entry and the change are written in one transaction.
 #[tokio::test]
-async fn a_change_is_rolled_back_if_its_entry_cannot_be_written() {
+async fn a_change_is_rolled_back_if_its_audit_entry_cannot_be_written() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let (me, sessions) = (app.get("/users/me", Some(&user)).await.body, count_rows(&app, "sessions").await);
@@ -171,7 +171,7 @@ async fn a_change_is_rolled_back_if_its_entry_cannot_be_written() {
 }
 
 #[tokio::test]
-async fn the_table_is_append_only() {
+async fn the_audit_table_is_append_only() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let before = column(&app.database, "SELECT a::text FROM audit_log a ORDER BY id").await;
@@ -184,7 +184,7 @@ async fn the_table_is_append_only() {
         "TRUNCATE audit_log",
         "INSERT INTO audit_log (id, action, target_type, target_id) OVERRIDING SYSTEM VALUE
          SELECT min(id), 'x', 'x', 'x' FROM audit_log ON CONFLICT (id) DO UPDATE SET action = 'x'",
-        // The setting of the retention job allows only DELETE.
+        // `saas.audit_retention`, which the retention job turns on, allows only DELETE.
         "BEGIN; SET LOCAL saas.audit_retention = 'on'; UPDATE audit_log SET actor_id = 0",
         "BEGIN; SET LOCAL saas.audit_retention = 'on'; TRUNCATE audit_log",
         "BEGIN; SET LOCAL saas.audit_retention = 'off'; DELETE FROM audit_log",

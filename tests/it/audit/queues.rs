@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::count_rows;
 use crate::support::{TestApp, User, app::Answer, queue::connect};
 
-/// Returns the audit entries about queues and jobs, the oldest first.
+/// Returns the audit entries of an admin about queues and jobs, the oldest first.
 async fn read_operations(app: &TestApp, admin: &User) -> Vec<Value> {
     let page = app.get(&format!("/audit?actor_id={}&limit=200", admin.id), Some(admin)).await;
     let items = page.body["items"].as_array().unwrap().iter().rev();
@@ -29,7 +29,7 @@ async fn enqueue(app: &TestApp, owner: Option<i64>) -> String {
     app.app.queue.enqueue(&job, Origin { owner, ..Origin::default() }).await.unwrap()
 }
 
-/// Enqueues a job and lets it fail.
+/// Enqueues a job, and runs it. The job fails, because its address is invalid.
 async fn create_failed_job(app: &TestApp) -> String {
     let mail = SendEmail { to: "x".into(), subject: "Hi".into(), body: "Hello".into(), permitted: true };
     let id = app.app.queue.enqueue(&mail, Origin::default()).await.unwrap();
@@ -38,7 +38,7 @@ async fn create_failed_job(app: &TestApp) -> String {
 }
 
 #[tokio::test]
-async fn smoke_every_operation_of_an_admin_writes_an_entry() {
+async fn smoke_every_queue_operation_of_an_admin_writes_an_audit_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let failed = create_failed_job(&app).await;
@@ -72,7 +72,7 @@ async fn smoke_every_operation_of_an_admin_writes_an_entry() {
         ("job.canceled", ("job", &*first), task("example_task", None, "queued"), none.clone()),
         ("job.canceled", ("job", &*second), task("example_task", Some(user.id), "queued"), none.clone()),
         ("queue.requeued", ("queue", "default"), json!({ "status": "failed", "jobs": 0 }), none.clone()),
-        // Two jobs: the remaining one of the user, and the requeued one.
+        // Two jobs: the job of the user that was not canceled, and the requeued job.
         ("queue.purged", ("queue", "default"), json!({ "status": "queued", "jobs": 2 }), none),
     ];
     let entries = read_operations(&app, &admin).await;
@@ -86,7 +86,7 @@ async fn smoke_every_operation_of_an_admin_writes_an_entry() {
 }
 
 #[tokio::test]
-async fn an_operation_that_changes_nothing_writes_no_entry() {
+async fn a_queue_operation_that_changes_nothing_writes_no_audit_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let (failed, own) = (create_failed_job(&app).await, enqueue(&app, Some(user.id)).await);
@@ -108,7 +108,7 @@ async fn an_operation_that_changes_nothing_writes_no_entry() {
 }
 
 #[tokio::test]
-async fn an_operation_is_not_run_if_its_entry_cannot_be_written() {
+async fn a_queue_operation_is_not_run_if_its_audit_entry_cannot_be_written() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let job = enqueue(&app, None).await;
@@ -126,11 +126,11 @@ async fn an_operation_is_not_run_if_its_entry_cannot_be_written() {
 }
 
 #[tokio::test]
-async fn an_operation_that_redis_refuses_writes_a_second_entry() {
+async fn a_queue_operation_that_redis_refuses_writes_a_second_entry_about_the_failure() {
     let redis = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let app = TestApp::with(&[&format!("--redis-url={}", redis.url.expose_secret())]).await;
     let admin = app.admin().await;
-    // A replica answers reads and refuses writes.
+    // Makes the server a replica of one that does not exist. A replica answers reads and refuses writes.
     let mut conn = connect(redis.url.expose_secret()).await.unwrap();
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut conn).await.unwrap();
     let paused = json!({ "paused": true });

@@ -7,7 +7,7 @@ use crate::support::{
     records::{column, keys, tables},
 };
 
-/// Creates a trigger that copies each row that is written to the outbox.
+/// Creates a trigger that copies the envelope of each row that is written to the outbox, because the relay deletes the row.
 const COPY_MESSAGES: &str = "
     CREATE TABLE copied_messages (message TEXT NOT NULL);
     CREATE FUNCTION copy_message() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -25,7 +25,7 @@ async fn secrets_are_neither_in_the_database_nor_in_redis() {
     app.sql(COPY_MESSAGES).await;
     let queued = std::sync::Mutex::new(String::new());
     let secrets = AccountScenario::run(&app.url, (&admin.email, PASSWORD), async |to: &str| {
-        // After this call, all messages are in the queue, and no email is rendered yet.
+        // After this call, all messages are in the queue, and no mail of them is rendered yet.
         app.relay().await;
         let held = keys(&app.prefix).await;
         queued.lock().unwrap().push_str(&held);

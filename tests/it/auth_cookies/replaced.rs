@@ -15,7 +15,7 @@ use crate::support::{
 #[derive(Clone, Copy, Debug)]
 enum SentCookies {
     Both,
-    /// The access token has expired.
+    /// The access token has expired, so the browser has deleted its cookie.
     RefreshTokenOnly,
     AccessTokenOnly,
 }

@@ -111,7 +111,7 @@ async fn a_pending_challenge_is_invalidated_with_the_sessions() {
         assert_eq!(refused.status, 400, "{revocation:?}: {}", refused.text);
         assert_invalid_code(&refused);
     }
-    // Without such an action, a code of the same authenticator is accepted.
+    // Without such an action, a code is accepted.
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
     let pending = challenge(&app, &user).await;

@@ -17,30 +17,31 @@ use crate::support::{
     records::{column, forget_failures},
 };
 
-const PATH: &str = "/users/me/two-factor";
+const TWO_FACTOR_PATH: &str = "/users/me/two-factor";
 
+/// Begins the setup with the password. Returns the response, which has the secret.
 async fn begin(app: &TestApp, user: &User) -> Value {
-    let setup = app.post(PATH, Some(user), json!({ "password": PASSWORD })).await;
+    let setup = app.post(TWO_FACTOR_PATH, Some(user), json!({ "password": PASSWORD })).await;
     assert_eq!(setup.status, 200, "{}", setup.text);
     setup.body
 }
 
 async fn confirm(app: &TestApp, user: &User, code: &str) -> Answer {
-    app.post(&format!("{PATH}/confirm"), Some(user), json!({ "code": code })).await
+    app.post(&format!("{TWO_FACTOR_PATH}/confirm"), Some(user), json!({ "code": code })).await
 }
 
 async fn disable(app: &TestApp, user: &User, password: &str, code: &str) -> Answer {
     let body = json!({ "password": password, "code": code });
-    app.post(&format!("{PATH}/disable"), Some(user), body).await
+    app.post(&format!("{TWO_FACTOR_PATH}/disable"), Some(user), body).await
 }
 
 async fn replace_codes(app: &TestApp, user: &User, code: &str) -> Answer {
-    app.post(&format!("{PATH}/recovery-codes"), Some(user), json!({ "code": code })).await
+    app.post(&format!("{TWO_FACTOR_PATH}/recovery-codes"), Some(user), json!({ "code": code })).await
 }
 
 /// Returns whether two-factor authentication is on, and the number of unused recovery codes.
 async fn status(app: &TestApp, user: &User) -> (bool, u64) {
-    let answer = app.get(PATH, Some(user)).await;
+    let answer = app.get(TWO_FACTOR_PATH, Some(user)).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     (answer.body["enabled"].as_bool().unwrap(), answer.body["recovery_codes_left"].as_u64().unwrap())
 }
@@ -50,7 +51,7 @@ fn assert_invalid_code(answer: &Answer) {
     answer.is_problem(400, "invalid_code", "This code is not valid");
 }
 
-/// Returns the subjects of the mails to a user.
+/// Returns the subjects of the mails to a user, the oldest first.
 async fn subjects(app: &TestApp, user: &User) -> Vec<String> {
     let mails = app.mails().await.into_iter().filter(|mail| mail.to == user.email);
     mails.map(|mail| mail.subject).collect()
@@ -60,9 +61,9 @@ async fn subjects(app: &TestApp, user: &User) -> Vec<String> {
 async fn smoke_the_setup_requires_the_password_and_returns_the_secret() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let wrong = app.post(PATH, Some(&user), json!({ "password": "another password" })).await;
+    let wrong = app.post(TWO_FACTOR_PATH, Some(&user), json!({ "password": "another password" })).await;
     wrong.is_problem(400, "wrong_password", "Incorrect password");
-    let missing = app.post(PATH, Some(&user), json!({})).await;
+    let missing = app.post(TWO_FACTOR_PATH, Some(&user), json!({})).await;
     assert_eq!(missing.invalid_fields(), fields(&[("body.password", "missing")]));
     assert!(column(&app.database, "SELECT user_id FROM two_factor").await.is_empty());
 
@@ -135,7 +136,7 @@ async fn two_factor_cannot_be_set_up_again_while_it_is_on() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
-    let again = app.post(PATH, Some(&user), json!({ "password": PASSWORD })).await;
+    let again = app.post(TWO_FACTOR_PATH, Some(&user), json!({ "password": PASSWORD })).await;
     again.is_problem(409, "conflict", "Two-factor authentication is already enabled");
     confirm(&app, &user, &authenticator.code()).await.is_some_problem(409, "conflict");
     let token = challenge(&app, &user).await;

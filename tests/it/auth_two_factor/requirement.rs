@@ -1,9 +1,10 @@
-//! `REQUIRE_TWO_FACTOR`: the users who need a second factor. `rules` tests the requirement for admins.
+//! `REQUIRE_TWO_FACTOR`: the users who need a second factor. The module `rules` has more tests of the requirement for
+//! admins.
 
 use reqwest::Method;
 use serde_json::json;
 
-use super::{PATH, disable, status};
+use super::{TWO_FACTOR_PATH, disable, status};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD},
@@ -17,7 +18,7 @@ const REQUIRE_OF_ALL: &str = "--require-two-factor=all";
 async fn smoke_all_users_have_to_set_up_a_second_factor() {
     let app = TestApp::with(&[REQUIRE_OF_ALL]).await;
     let user = app.user().await;
-    for path in ["/users/me", PATH] {
+    for path in ["/users/me", TWO_FACTOR_PATH] {
         assert_eq!(app.get(path, Some(&user)).await.status, 200, "{path}");
     }
     let refused = app.get("/users/me/sessions", Some(&user)).await;

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use super::{PATH, assert_invalid_code, begin, confirm, disable, replace_codes, status};
+use super::{TWO_FACTOR_PATH, assert_invalid_code, begin, confirm, disable, replace_codes, status};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, SECRET},
@@ -84,17 +84,17 @@ async fn a_secret_copied_to_another_user_cannot_be_decrypted() {
 }
 
 #[tokio::test]
-async fn two_factor_cannot_be_set_up_without_a_key() {
+async fn two_factor_cannot_be_set_up_without_the_encryption_key() {
     let app = TestApp::with(&["--two-factor-key="]).await;
     let user = app.user().await;
-    let refused = app.post(PATH, Some(&user), json!({ "password": PASSWORD })).await;
+    let refused = app.post(TWO_FACTOR_PATH, Some(&user), json!({ "password": PASSWORD })).await;
     refused.is_some_problem(409, "conflict");
     assert_eq!(status(&app, &user).await, (false, 0));
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
 
-/// Tries wrong codes until a code is throttled. Each failure doubles the wait, so that a slow machine reaches the limit
-/// too.
+/// Calls `ask`, which sends a wrong code, until an attempt is throttled. Asserts that this happens after five to thirteen
+/// attempts. Each failure doubles the wait, so that a slow machine reaches the limit too.
 async fn assert_rate_limited(ask: impl AsyncFn() -> Answer) {
     for tried in 0..14 {
         let answer = ask().await;
@@ -126,7 +126,7 @@ async fn wrong_codes_at_login_are_rate_limited() {
 }
 
 #[tokio::test]
-async fn wrong_codes_of_a_signed_in_user_are_rate_limited() {
+async fn wrong_codes_to_confirm_the_setup_or_replace_recovery_codes_are_rate_limited() {
     let app = TestApp::start().await;
     let (beginner, user) = (app.user().await, app.user().await);
     let setup = begin(&app, &beginner).await;
@@ -142,7 +142,7 @@ async fn wrong_codes_of_a_signed_in_user_are_rate_limited() {
 }
 
 #[tokio::test]
-async fn wrong_codes_with_the_right_password_are_rate_limited() {
+async fn wrong_codes_to_turn_two_factor_off_are_rate_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -172,7 +172,7 @@ async fn two_factor_requires_a_verified_address() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql("UPDATE users SET email_verified_at = NULL").await;
-    let refused = app.post(PATH, Some(&user), json!({ "password": PASSWORD })).await;
+    let refused = app.post(TWO_FACTOR_PATH, Some(&user), json!({ "password": PASSWORD })).await;
     refused.is_some_problem(403, "email_not_verified");
 }
 
@@ -185,7 +185,7 @@ async fn require_admin_two_factor_protects_admin_operations() {
     for path in ["/users", "/audit", "/admin/queues", "/users/admin-only"] {
         app.get(path, Some(&admin)).await.is_problem(403, "two_factor_required", detail);
     }
-    for path in ["/users/me", "/users/me/sessions", PATH] {
+    for path in ["/users/me", "/users/me/sessions", TWO_FACTOR_PATH] {
         assert_eq!(app.get(path, Some(&admin)).await.status, 200, "{path}");
     }
     let authenticator = turn_on(&app, &admin).await;

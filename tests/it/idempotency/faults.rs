@@ -163,7 +163,7 @@ async fn a_request_that_was_committed_without_an_answer_is_replayed() {
     let admin = app.admin().await;
     proxy.lose_answer("COMMIT");
     app.invite_once(&admin, "k", bob()).await.is_some_problem(503, "unavailable");
-    assert!(proxy.has_lost_it());
+    assert!(proxy.has_lost_answer());
     let again = eventually("the database is reachable again", || async {
         let answer = app.invite_once(&admin, "k", bob()).await;
         (answer.status == 201).then_some(answer)

@@ -36,7 +36,8 @@ pub struct AccountScenario<M> {
     secrets: BTreeSet<String>,
 }
 
-/// Asserts that a text contains none of the secrets, and no text in the format of an API key.
+/// Asserts that a text contains none of the secrets, and nothing in the format of an API key. `place` says where the text
+/// is from.
 #[track_caller]
 pub fn assert_none_in(secrets: &BTreeSet<String>, place: &str, text: &str) {
     let found: Vec<_> = secrets.iter().filter(|secret| text.contains(*secret)).collect();
@@ -79,7 +80,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         scenario.secrets
     }
 
-    /// Registers, verifies the address, signs in and refreshes.
+    /// Registers, verifies the address, signs in and refreshes. Returns the access token.
     async fn register(&mut self) -> String {
         let new = json!({ "email": EMAIL, "password": PASSWORDS[0], "full_name": "Ada" });
         self.post(201, "/auth/register", "", new).await;

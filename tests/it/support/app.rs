@@ -23,7 +23,9 @@ use super::{
     servers::{TestDatabase, servers, unique},
 };
 
+/// The password of the users that [`TestApp::user`] creates.
 pub const PASSWORD: &str = "correct horse";
+/// The `SECRET_KEY` of the tests.
 pub const SECRET: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef";
 
 #[derive(Parser)]
@@ -86,7 +88,7 @@ impl TestApp {
         Self::with(&[]).await
     }
 
-    /// Starts an application on a new database, with settings from flags.
+    /// Starts an application on a new database. Flags, such as `--debug=false`, override the settings of the tests.
     pub async fn with(flags: &[&str]) -> Self {
         Self::on(Arc::new(TestDatabase::migrated().await), flags).await
     }
@@ -142,7 +144,8 @@ impl TestApp {
         Self { app, url, database, prefix, client, _server: server }
     }
 
-    /// Runs SQL. The application then discards its cached users, sessions and number of users.
+    /// Runs SQL. The application then discards its cached identities (users, sessions, memberships, API keys) and its
+    /// cached number of users.
     pub async fn sql(&self, sql: &str) {
         self.database.sql(sql).await;
         self.app.identities.invalidate_all();
@@ -209,7 +212,7 @@ impl TestApp {
         user
     }
 
-    /// Sends the messages of the outbox. Returns all captured mails, the oldest first.
+    /// Enqueues the jobs of the outbox, and runs all due jobs. Returns all mails captured so far, the oldest first.
     pub async fn mails(&self) -> Vec<CapturedMail> {
         self.relay().await;
         self.run_jobs().await;
@@ -240,7 +243,7 @@ impl TestApp {
     }
 }
 
-/// Returns the options of a worker that stops when the queues are empty.
+/// Returns the options of a worker that stops when its queues have no due jobs.
 pub fn options(queues: &[&str]) -> Options {
     Options {
         queues: queues.join(",").parse().unwrap(),
@@ -255,7 +258,7 @@ pub fn options(queues: &[&str]) -> Options {
     }
 }
 
-/// A response with its body.
+/// A response with its body. `body` is null if `text` is not JSON.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,

@@ -49,7 +49,7 @@ fn unix_seconds() -> u64 {
     chrono::Utc::now().timestamp().unsigned_abs()
 }
 
-/// Turns two-factor authentication on for a user. Afterwards, no code counts as used.
+/// Turns two-factor authentication on for a user, and lets the code that confirmed it be used again.
 pub async fn turn_on(app: &TestApp, user: &User) -> Authenticator {
     let setup = app.post("/users/me/two-factor", Some(user), json!({ "password": PASSWORD })).await;
     assert_eq!(setup.status, 200, "{}", setup.text);
@@ -61,7 +61,7 @@ pub async fn turn_on(app: &TestApp, user: &User) -> Authenticator {
     authenticator
 }
 
-/// Makes every code count as unused.
+/// Makes every code of the authenticators count as unused. Used recovery codes stay used.
 pub async fn forget_used_codes(app: &TestApp) {
     app.sql("UPDATE two_factor SET last_step = 0").await;
 }
@@ -73,14 +73,14 @@ pub fn recovery_codes(answer: &Answer) -> Vec<String> {
     codes.iter().map(|code| code.as_str().unwrap().to_owned()).collect()
 }
 
-/// Logs in with the password, and returns the challenge token.
+/// Logs in with the password, and returns the token of the challenge, which the second step of the login needs.
 pub async fn challenge(app: &TestApp, user: &User) -> String {
     let answer = app.login(&user.email, PASSWORD).await;
     answer.is_some_problem(403, "two_factor_required");
     answer.body["challenge_token"].as_str().unwrap().to_owned()
 }
 
-/// Answers a challenge with a code.
+/// Sends the second step of a login: the token of the challenge and a code.
 pub async fn answer(app: &TestApp, challenge: &str, code: &str) -> Answer {
     app.post("/auth/login/two-factor", None, json!({ "challenge_token": challenge, "code": code })).await
 }

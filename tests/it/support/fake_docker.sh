@@ -1,10 +1,13 @@
 #!/bin/sh
-# A stand-in for docker, for the test of scripts/deploy. It keeps tags and containers as files in $FAKE:
+# A replacement of docker for the tests of scripts/deploy. Its state is in files below $FAKE:
 #   images/<name>    the id of the image with this tag
-#   containers       one line for each: id, service, image
-#   calls            the commands that change something
+#   containers       one line for each container: its id, its service, the id of its image
+#   next             the number of the last container that was created
+#   calls            the commands that changed something, in order
+#   services         the output of `compose config`, which the test writes
+#   sql              the standard input of the last `compose exec`
 # $MIGRATE_STATUS is the exit code of `migrate up`, and $EXEC_STATUS that of a command in a running container.
-# $BROKEN is a service and an image: containers of this service with this image are not healthy.
+# $BROKEN is a service and an image id, separated by a space: containers of this service with this image are not healthy.
 # $SOURCE is the id of the image that is built or pulled.
 set -eu
 
@@ -38,7 +41,7 @@ ids_of() {
     awk -v service="$1" '$2 == service { print $1 }' "$FAKE/containers"
 }
 
-# docker compose up: containers with another image are replaced, unless there is --no-recreate.
+# docker compose up: replaces the containers whose image is not $SAAS_IMAGE, unless --no-recreate is given.
 compose_up() {
     recreate=yes scale='' services=''
     while [ $# -gt 0 ]; do

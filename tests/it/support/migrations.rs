@@ -16,7 +16,7 @@ use super::{
 pub struct Folder(TempDir);
 
 impl Folder {
-    /// Creates a directory with the name, `up.sql` and `down.sql` of each migration.
+    /// Creates a directory with these migrations: the name, the text of `up.sql`, and the text of `down.sql` of each.
     pub fn new(migrations: &[[&str; 3]]) -> Self {
         let folder = Self(TempDir::new());
         for [name, up, down] in migrations {
@@ -26,7 +26,8 @@ impl Folder {
         folder
     }
 
-    /// Creates a directory with the migration `1_first`, which creates a table with two rows, and `2_second`.
+    /// Creates a directory with two migrations: `1_first`, which creates a table with two equal rows, and `2_second`
+    /// with the given text of `up.sql`.
     pub fn with_second(up: &str) -> Self {
         let first = "CREATE TABLE first (id INT);\nINSERT INTO first VALUES (1), (1);";
         Self::new(&[["1_first", first, "DROP TABLE first;"], ["2_second", up, "SELECT 1;"]])

@@ -24,16 +24,19 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 
-/// Time limit of a step. Only a failing test waits this long, even on a loaded machine.
+/// Time limit of each wait in a test. It is long, so that a test on a loaded machine does not fail by it.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Awaits the futures, four at a time. On a slow machine, more concurrent requests would wait too long for a password
-/// hash.
+/// Awaits the futures, four at a time, and returns their outputs in order. On a slow machine, the server would refuse
+/// some of more concurrent requests, because they wait too long for a password hash.
 pub async fn four_at_a_time<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     stream::iter(futures).buffered(4).collect().await
 }
 
-/// Polls until `ask` returns a value.
+/// Calls `ask` every 15 ms until it returns a value, and returns this value.
+///
+/// # Panics
+/// With `what`, the awaited condition, if `ask` returns no value within [`TEST_TIMEOUT`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
     let begun = Instant::now();
     let mut pause = tokio::time::interval(Duration::from_millis(15));

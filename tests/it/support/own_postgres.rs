@@ -44,7 +44,7 @@ impl OwnPostgres {
     fn spawn(programs: &std::path::Path, dir: &TempDir, port: u16) -> Running {
         let mut command = Command::new(programs.join("postgres"));
         command.arg("-D").arg(dir.path().join("data")).args(["-p", &port.to_string()]);
-        // A crash of the server, unlike one of the machine, loses no data without fsync.
+        // Without fsync, a crash of the machine may lose data, but a crash of the server does not.
         for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"] {
             command.args(["-c", setting]);
         }
@@ -65,7 +65,7 @@ impl OwnPostgres {
         eventually("PostgreSQL is up", || async { column_at(&url, "SELECT 1").await.ok() }).await;
     }
 
-    /// Stops the server at once, without a checkpoint. All its processes end, and open transactions are lost.
+    /// Stops the server at once, without a checkpoint (SIGQUIT). All its processes end, and open transactions are lost.
     pub async fn crash(&mut self) {
         self.process.signal("QUIT");
         self.process.end().await;

@@ -8,7 +8,8 @@ use super::{
     queue::{TestQueue, connect},
 };
 
-/// Returns the name of the server program: `REDIS_SERVER`, or an installed one.
+/// Returns the first installed program of these: the one that the variable `REDIS_SERVER` names, `redis-server`,
+/// `valkey-server`.
 pub fn redis_server() -> String {
     let is_installed = |name: &String| Command::new(name).arg("--version").output().is_ok();
     let chosen = std::env::var("REDIS_SERVER").ok().filter(|name| !name.is_empty());
@@ -16,7 +17,8 @@ pub fn redis_server() -> String {
     names.into_iter().find(is_installed).expect("redis-server or valkey-server is installed")
 }
 
-/// A Redis server that a test may kill and restart with its data and address.
+/// A Redis server that a test may kill and restart at the same address. Its data survives a restart only if the settings
+/// turn on the append-only file.
 pub struct OwnRedis {
     dir: TempDir,
     pub process: Running,
@@ -25,8 +27,8 @@ pub struct OwnRedis {
 
 impl OwnRedis {
     pub async fn start(settings: &[&'static str]) -> Self {
-        // With `appendfsync everysec` on a slow disk, Redis may respond before it writes: it postpones a write while an
-        // fsync runs.
+        // With `appendfsync everysec` on a slow disk, Redis may respond to a command before it writes the command to the
+        // file: Redis postpones the write while an fsync runs.
         let dir = TempDir::in_memory();
         let process = Self::spawn(&dir, settings);
         let redis = Self { dir, process, settings: settings.to_vec() };

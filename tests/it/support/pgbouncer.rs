@@ -17,16 +17,18 @@ use super::{
 const MIN_VERSION: (u32, u32) = (1, 21);
 
 pub struct PgBouncer {
-    /// The database of the test, through the pooler.
+    /// The URL of the test's database through PgBouncer.
     pub url: String,
     _process: Running,
     _dir: TempDir,
 }
 
 impl PgBouncer {
-    /// Starts PgBouncer in transaction mode with 5 connections to the server, unless `settings` override this. Without
-    /// PgBouncer 1.21 or later in the variable `PGBOUNCER` or in `PATH`, prints that the test is skipped and returns
-    /// `None`.
+    /// Starts PgBouncer in front of a database, in transaction mode with 5 connections to the server. `settings` are
+    /// lines of `pgbouncer.ini` that override this.
+    ///
+    /// Returns `None`, and prints why, if the program is not found or is older than 1.21. The program is the file that
+    /// the variable `PGBOUNCER` names, or `pgbouncer` in `PATH` or `/usr/sbin`.
     pub async fn before(database: &TestDatabase, settings: &[&str]) -> Option<Self> {
         let program = match find_program() {
             Ok(program) => program,

@@ -16,13 +16,14 @@ use super::{
     servers::{database_settings, execute, servers},
 };
 
-/// The account of the servers of a test. If the test runs as root, it is another account: PostgreSQL and PgBouncer
-/// refuse to run as root.
+/// The operating-system account that runs the servers of a test, as user id and group id. `None` is the account of the
+/// test. PostgreSQL and PgBouncer refuse to run as root.
 #[derive(Clone, Copy)]
 pub struct Account(Option<(u32, u32)>);
 
 impl Account {
-    /// Returns the account `postgres` if this process runs as root, and otherwise the account of this process.
+    /// Returns the account of this process. If this is root, returns the first existing account of `postgres`,
+    /// `_postgres` and `nobody`.
     pub fn unprivileged() -> Self {
         let id = |args: &[&str]| -> Option<u32> {
             let output = Command::new("id").args(args).stderr(Stdio::null()).output().ok()?;
@@ -65,11 +66,11 @@ pub struct PostgresPair {
     _dir: TempDir,
 }
 
-/// A server that accepts every login from this machine.
+/// A PostgreSQL server that accepts every login from this machine.
 pub struct Node {
     pub port: u16,
     process: Running,
-    /// The frozen processes. They do not end when their server is killed.
+    /// The ids of the processes that [`Self::freeze`] has suspended. They do not end when the server is killed.
     frozen: Vec<String>,
 }
 
@@ -150,13 +151,14 @@ impl Node {
         eventually("PostgreSQL is up", || async { column_at(&url, "SELECT 1").await.ok() }).await;
     }
 
-    /// Kills the server, as when its machine loses power.
+    /// Kills the server without a shutdown, as in a crash.
     pub async fn kill(&mut self) {
         self.process.signal("KILL");
         self.process.end().await;
     }
 
-    /// Suspends all processes of the server. Open connections stay open. The system still accepts new connections.
+    /// Suspends the processes of the server. Open connections stay open, and the operating system still accepts new
+    /// ones, but no process responds.
     pub async fn freeze(&mut self) {
         self.frozen = column_at(&self.url(), "SELECT pid FROM pg_stat_activity").await.unwrap();
         self.frozen.push(self.process.id().to_string());

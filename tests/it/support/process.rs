@@ -16,7 +16,7 @@ use super::{
     servers::{TestDatabase, servers, unique},
 };
 
-/// Returns a command that runs `saas` with a minimal environment.
+/// Returns a command that runs `saas` with only the environment variables below.
 pub fn saas(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saas"));
     command.args(args).env_clear().current_dir("/");
@@ -28,7 +28,8 @@ pub fn saas(args: &[&str]) -> Command {
     command
 }
 
-/// Returns a command that runs `saas` with production settings on the database of a test.
+/// Returns a command that runs `saas` on the database of a test, with `DEBUG` off as in production. Unlike in production,
+/// rate limits are off and password hashes are cheap.
 pub async fn production_command(args: &[&str], database: &TestDatabase, prefix: &str) -> Command {
     let mut command = saas(args);
     command
@@ -92,9 +93,9 @@ impl Ended {
         self
     }
 
-    /// Asserts that standard error contains `words` and no panic. Any exit code is accepted.
+    /// Asserts that standard error contains `words` and no panic. Accepts any exit code.
     #[track_caller]
-    pub fn failed_or_not(self, words: &str) {
+    pub fn assert_stderr(self, words: &str) {
         assert!(self.stderr.contains(words) && !self.stderr.contains("panicked"), "{}", self.stderr);
     }
 
@@ -234,7 +235,8 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-        // If root runs `saas dev`, the data of its servers is below this directory (`dev::data_dir`).
+        // If root runs `saas dev`, `dev::data_dir` puts the data of its servers below `/var/lib/saas-dev`, in a directory
+        // whose name begins with the path of this one.
         let path: String = self.0.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let prefix = format!("{}-", path.trim_matches('-'));
         for entry in std::fs::read_dir("/var/lib/saas-dev").into_iter().flatten().flatten() {

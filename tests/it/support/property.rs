@@ -1,7 +1,8 @@
 //! Properties that hold for all inputs, checked with random inputs. The unit tests of the crate use this file too.
 //!
-//! `./scripts/test --full` checks a hundred times as many inputs. A failure prints the smallest input that was found,
-//! and the command that repeats the run: `PROPERTY_SEED=7 PROPERTY_CASES=256 ./scripts/test NAME`. No file stores the inputs.
+//! `./scripts/test --full` checks a hundred times as many inputs. A failure prints the smallest failing input that was
+//! found, and the command that repeats the run: `PROPERTY_SEED=7 PROPERTY_CASES=256 ./scripts/test NAME`. No file stores
+//! the inputs.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -12,15 +13,16 @@ use proptest::{
     test_runner::{Config, RngSeed, TestRunner},
 };
 
-/// The number of inputs of a property with `cost` 1.
+/// The number of inputs with which a property of `cost` 1 is checked.
 const CASES: u32 = 256;
+/// As [`CASES`], with `./scripts/test --full`.
 const FULL_CASES: u32 = 100 * CASES;
 
-/// Checks that `holds` does not panic for any input. The number of inputs is divided by `cost`, the relative cost of
-/// one check.
+/// Checks that `holds` does not panic for random inputs. `cost` is the relative cost of one check: the number of inputs is
+/// [`CASES`] divided by `cost`, or the value of the variable `PROPERTY_CASES`.
 ///
 /// # Panics
-/// With the smallest input that fails, and how to repeat it.
+/// If `holds` panics for an input, with the smallest such input and the command that repeats the run.
 #[track_caller]
 pub fn property<S: Strategy>(cost: u32, inputs: S, holds: impl Fn(S::Value)) {
     let usual = if std::env::var_os("TEST_FULL").is_some() { FULL_CASES } else { CASES };
@@ -44,15 +46,15 @@ pub fn property<S: Strategy>(cost: u32, inputs: S, holds: impl Fn(S::Value)) {
     }
 }
 
-/// Reads an environment variable with a number.
+/// Reads a number from an environment variable. Returns `None` if the variable is not set.
 #[track_caller]
 fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")))
 }
 
-/// Generates texts of up to `length` parts. A part is a word of `parts` (separated by spaces), which a parser treats in
-/// a special way, a blank, or any character.
+/// Generates texts of up to `length` parts. A part is one of the words in `parts`, a whitespace character, or any
+/// character. The words are separated by spaces; they are those that the tested parser treats in a special way.
 pub fn text(parts: &'static str, length: usize) -> impl Strategy<Value = String> {
     let part = prop_oneof![
         8 => select(parts.split(' ').collect::<Vec<_>>()).prop_map(str::to_owned),

@@ -28,7 +28,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
     link: watch::Sender<Link>,
-    /// Each new value closes the open connections.
+    /// Each value that is sent closes the open connections.
     closing: watch::Sender<()>,
     answers: Answers,
 }
@@ -60,7 +60,7 @@ impl Proxy {
         Self { address, target, link, closing, answers }
     }
 
-    /// Starts a proxy for the server of a URL. Returns the proxy and its URL.
+    /// Starts a proxy in front of the server of a URL. Returns the proxy, and the URL with the address of the proxy.
     pub async fn before(url: &str) -> (Self, String) {
         let (scheme, rest) = url.split_once("://").unwrap();
         let (login, host) = rest.split_once('@').unwrap();
@@ -90,12 +90,12 @@ impl Proxy {
         *self.answers.to_lose.lock().unwrap() = Some(with.into());
     }
 
-    /// Returns whether the response of [`Self::lose_answer`] was lost.
-    pub fn has_lost_it(&self) -> bool {
+    /// Returns whether the response that [`Self::lose_answer`] describes was lost.
+    pub fn has_lost_answer(&self) -> bool {
         self.answers.to_lose.lock().unwrap().is_none()
     }
 
-    /// Returns how many bytes the server has sent.
+    /// Returns how many bytes the server has sent through all connections of the proxy.
     pub fn bytes_answered(&self) -> u64 {
         self.answers.bytes.load(Ordering::SeqCst)
     }
@@ -147,7 +147,7 @@ async fn copy(
 }
 
 impl Answers {
-    /// Returns whether this response must be lost. Only the first response that matches is lost.
+    /// Returns whether this part of a response must be lost. Only the first part that matches is lost.
     fn lose(&self, answer: &[u8]) -> bool {
         let mut expected = self.to_lose.lock().unwrap();
         let found = expected

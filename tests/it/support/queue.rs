@@ -28,10 +28,10 @@ use super::{
 pub struct Log {
     /// The names of the jobs that have started, in order.
     pub ran: Arc<Mutex<Vec<String>>>,
-    /// The number of jobs that run now.
-    pub now: Arc<AtomicU32>,
-    /// The maximum of `now`.
-    pub most: Arc<AtomicU32>,
+    /// The number of jobs that are running.
+    pub running: Arc<AtomicU32>,
+    /// The maximum that `running` has had.
+    pub max_running: Arc<AtomicU32>,
     /// Lets jobs with [`Behavior::WaitForTest`] or [`Behavior::Report`] finish.
     pub open: Arc<tokio::sync::Notify>,
     /// The number of runs that were dropped before they ended.
@@ -71,21 +71,21 @@ pub enum Behavior {
     Succeed,
     /// Succeeds with a result twice as long as the name.
     Double,
-    /// Fails in that many attempts, then succeeds.
+    /// Fails in this number of attempts, then succeeds.
     Fail(u32),
     FailForGood,
     Panic,
-    /// Waits until the job is signaled to stop, and then finishes.
+    /// Waits until the worker signals the job to stop, and then succeeds.
     Wait,
-    /// Waits until the test notifies [`Log::open`].
+    /// Waits until the test notifies [`Log::open`], then succeeds.
     WaitForTest,
-    /// Blocks its thread for that many milliseconds.
+    /// Blocks its thread for this number of milliseconds, then succeeds.
     Block(u64),
-    /// Reports progress, and waits until the test notifies [`Log::open`].
+    /// Reports progress, waits until the test notifies [`Log::open`], then succeeds.
     Report,
     Snooze,
     Discard,
-    /// Fails, to be retried after that many seconds.
+    /// Fails, and asks for a retry after this number of seconds.
     RetryIn(u64),
 }
 
@@ -104,10 +104,10 @@ impl Job for Task {
     const BACKOFF: Duration = Duration::from_millis(1);
 
     async fn run(self, ctx: Context<Log>) -> Result<Value, Failure> {
-        let now = ctx.state.now.fetch_add(1, Ordering::SeqCst) + 1;
-        ctx.state.most.fetch_max(now, Ordering::SeqCst);
+        let running = ctx.state.running.fetch_add(1, Ordering::SeqCst) + 1;
+        ctx.state.max_running.fetch_max(running, Ordering::SeqCst);
         ctx.state.ran.lock().unwrap().push(self.name.clone());
-        let mut running = CountDropped(Some(ctx.state.dropped.clone()));
+        let mut guard = CountDropped(Some(ctx.state.dropped.clone()));
         let result = match self.behavior {
             Behavior::Succeed => Ok(()),
             Behavior::Double => return Ok(json!(self.name.repeat(2))),
@@ -137,8 +137,8 @@ impl Job for Task {
                 Ok(())
             }
         };
-        running.0 = None;
-        ctx.state.now.fetch_sub(1, Ordering::SeqCst);
+        guard.0 = None;
+        ctx.state.running.fetch_sub(1, Ordering::SeqCst);
         result.map(|()| json!({ "name": self.name }))
     }
 }
@@ -176,7 +176,7 @@ impl Job for EndlessTask {
     }
 }
 
-/// A job of a later release, which the workers of the tests do not know.
+/// A job of a later release. [`ALL`] does not have it, so the workers of the tests do not know it.
 #[derive(Serialize, Deserialize)]
 pub struct TaskOfTomorrow;
 
@@ -217,6 +217,7 @@ impl Job for MaxResultTtl {
     }
 }
 
+/// The job types that [`TestQueue::worker`] runs.
 pub const ALL: &[JobType<Log>] = &[
     JobType::of::<Task>(),
     JobType::of::<UrgentTask>(),
@@ -263,13 +264,14 @@ impl TestQueue {
         Self::at(&servers().await.redis_url()).await
     }
 
-    /// Creates a queue that connects to `url`, for example that of a proxy in front of the shared server.
+    /// Creates a queue with a new prefix on the shared server. The queue connects to `url`, which may be a proxy in front
+    /// of that server.
     pub async fn at(url: &str) -> Self {
         let direct = servers().await.redis_url();
         Self { direct, ..Self::on(url, &format!("q{}", unique())) }
     }
 
-    /// Creates a queue on the server at `url`.
+    /// Creates a queue on any server, at `url`.
     pub fn on(url: &str, prefix: &str) -> Self {
         Self { queue: client(url, prefix), prefix: prefix.into(), log: Log::default(), direct: url.into() }
     }
@@ -283,13 +285,13 @@ impl TestQueue {
         Worker::new(&self.queue, ALL, self.log.clone(), options).unwrap()
     }
 
-    /// Runs jobs until the queues have no due jobs.
+    /// Runs jobs until the queues `urgent` and `default` have no due jobs.
     pub async fn drain(&self) -> Summary {
         let never = CancellationToken::new();
         self.worker(options(&["urgent", "default"])).run(never.clone(), never).await.unwrap()
     }
 
-    /// Runs due jobs repeatedly, until a job is in a state.
+    /// Runs due jobs repeatedly, until the job `id` has the state `state`.
     pub async fn drain_until(&self, id: &str, state: State) -> JobStatus {
         eventually(&format!("{id} is {state:?}"), || async {
             self.drain().await;
@@ -323,13 +325,13 @@ impl TestQueue {
     }
 
     /// Overwrites the envelope of a job with any bytes.
-    pub async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
+    pub async fn overwrite_envelope(&self, id: &str, envelope: &[u8]) {
         let mut conn = connect(&self.direct).await.unwrap();
         let key = format!("{}:jobs", self.prefix);
         redis::cmd("HSET").arg(key).arg(id).arg(envelope).query_async::<()>(&mut conn).await.unwrap();
     }
 
-    /// Fails if Redis still has records of running jobs, or leases.
+    /// Asserts that Redis has no leases, and no records of jobs that run, have failed attempts or are to be canceled.
     pub async fn assert_no_running_records(&self) {
         for key in ["run", "att", "err", "crash", "cancel"] {
             assert!(!self.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is left over");
@@ -343,7 +345,7 @@ impl TestQueue {
     }
 }
 
-/// Returns the options of a worker that runs until it is stopped.
+/// Returns the options of a worker of the queue `default` that runs until it is stopped.
 pub fn steady(concurrency: usize) -> Options {
     Options { concurrency, burst: false, ..options(&["default"]) }
 }

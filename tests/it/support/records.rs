@@ -44,7 +44,7 @@ pub async fn tables(database: &TestDatabase) -> String {
     text
 }
 
-/// Returns all Redis keys below a prefix with their values as text.
+/// Returns all Redis keys that begin with `prefix:`, with their values, as text.
 pub async fn keys(prefix: &str) -> String {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     let mut text = String::new();
@@ -56,7 +56,7 @@ pub async fn keys(prefix: &str) -> String {
             "list" => ("LRANGE", &[0, -1]),
             "set" => ("SMEMBERS", &[]),
             "zset" => ("ZRANGE", &[0, -1]),
-            // The key has expired meanwhile.
+            // The key has expired since SCAN returned it.
             "none" => continue,
             other => panic!("{key} has the unknown type {other}"),
         };
@@ -67,7 +67,7 @@ pub async fn keys(prefix: &str) -> String {
     text
 }
 
-/// Deletes all counters of failed attempts in Redis, which resets the rate limits.
+/// Deletes all counters of failed attempts in Redis, so that no caller has to wait any longer.
 pub async fn forget_failures(prefix: &str) {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     for key in names(&mut conn, &format!("{prefix}:throttle:*")).await {
@@ -75,6 +75,7 @@ pub async fn forget_failures(prefix: &str) {
     }
 }
 
+/// Returns the keys that match a pattern of SCAN.
 async fn names(conn: &mut MultiplexedConnection, pattern: &str) -> Vec<String> {
     let (mut names, mut cursor) = (Vec::new(), 0_u64);
     loop {

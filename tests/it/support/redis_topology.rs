@@ -13,17 +13,17 @@ use super::{
 
 /// The name under which the Sentinels know the primary.
 pub const MASTER_NAME: &str = "main";
-/// The slot of keys with the prefix `{rq}` belongs to the first of three nodes.
+/// A key prefix whose hash slot belongs to the first of the three primaries of a [`Cluster`].
 pub const CLUSTER_PREFIX: &str = "{rq}";
 
-/// A server at its own port. The server is stopped when this value is dropped.
+/// A Redis server or a Sentinel at its own port. It is killed when this value is dropped.
 pub struct Node {
     pub process: Running,
     pub port: u16,
     _dir: TempDir,
 }
 
-/// Returns free ports. The listeners are closed together, so that all are different.
+/// Returns free ports. All listeners stay open until the last port is known, so that the ports differ.
 fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
@@ -91,7 +91,7 @@ impl Node {
     /// Waits until a replica has all earlier writes.
     pub async fn replicate(&self) {
         let mut conn = connect(&self.url()).await.unwrap();
-        // WAIT counts only from the last write of its own connection.
+        // WAIT waits only for the writes of its own connection, so this connection needs a write.
         redis::cmd("SET").arg("{rq}:replicated").arg(1).query_async::<()>(&mut conn).await.unwrap();
         let replicas: u32 = redis::cmd("WAIT").arg(1).arg(10_000).query_async(&mut conn).await.unwrap();
         assert!(replicas >= 1, "no replica has answered");
@@ -100,7 +100,7 @@ impl Node {
 
 /// A primary with replicas, and the Sentinels that watch them.
 pub struct SentinelGroup {
-    /// The first is the primary at the start.
+    /// The first server is the primary until a failover.
     pub servers: Vec<Node>,
     pub sentinels: Vec<Node>,
 }
@@ -124,7 +124,7 @@ impl SentinelGroup {
                 let others: Vec<redis::Value> =
                     sentinel.command(&["SENTINEL", "SENTINELS", MASTER_NAME]).await.ok()?;
                 let replicas = group.replicas_of(sentinel).await?;
-                // Before that, a Sentinel has not queried the replicas, and does not promote them.
+                // A Sentinel does not promote a replica before it has queried the replica and knows this status.
                 let usable = replicas.iter().filter(|fields| fields["master-link-status"] == "ok");
                 let is_complete =
                     others.len() + 1 == group.sentinels.len() && usable.count() + 1 == group.servers.len();
@@ -135,8 +135,8 @@ impl SentinelGroup {
         group
     }
 
-    /// Makes the Sentinels replace a failed primary soon, by a shorter `down-after-milliseconds`. Until this call, the
-    /// limit is five seconds, so that the Sentinels do not replace a server that only pauses.
+    /// Makes the Sentinels replace a primary that has not answered for half a second. Until this call, the limit is five
+    /// seconds, so that the Sentinels do not replace a server that only pauses.
     pub async fn fail_over_soon(&self) {
         for sentinel in &self.sentinels {
             let words = ["SENTINEL", "SET", MASTER_NAME, "down-after-milliseconds", "500"];
@@ -144,7 +144,7 @@ impl SentinelGroup {
         }
     }
 
-    /// Returns the replicas that a Sentinel knows.
+    /// Returns the replicas that a Sentinel knows, or `None` if the Sentinel does not answer.
     pub async fn replicas_of(&self, sentinel: &Node) -> Option<Vec<HashMap<String, String>>> {
         sentinel.command(&["SENTINEL", "REPLICAS", MASTER_NAME]).await.ok()
     }
@@ -197,7 +197,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until the cluster accepts writes, and each node knows the replica of the owner of the slot.
+    /// Waits until the cluster accepts writes, and each node knows the replica of [`Self::owner`].
     async fn until_complete(&self) {
         for node in &self.nodes {
             eventually("the cluster is up", || async {
@@ -219,7 +219,8 @@ impl Cluster {
         }
     }
 
-    /// Makes the nodes replace a failed primary soon. Until this call, they do not replace a server that only pauses.
+    /// Makes the nodes replace a primary that has not answered for a second. Until this call, the limit is five seconds, so
+    /// that the nodes do not replace a server that only pauses.
     pub async fn fail_over_soon(&self) {
         for node in &self.nodes {
             // The failed node does not answer.
@@ -227,8 +228,8 @@ impl Cluster {
         }
     }
 
-    /// Starts a server that considers itself the owner of the slot. It lost contact to the other primaries before they
-    /// replaced it.
+    /// Starts a server that considers itself the owner of the slot of [`CLUSTER_PREFIX`], like an owner that lost contact
+    /// to the other primaries before they replaced it.
     pub async fn isolated_owner(&self) -> Node {
         let ports = free_ports(2);
         let (port, bus) = (ports[0], ports[1].to_string());
@@ -248,16 +249,17 @@ impl Cluster {
         isolated
     }
 
+    /// Returns the primary that owns the slot of [`CLUSTER_PREFIX`] until a failover.
     pub fn owner(&self) -> &Node {
         &self.nodes[0]
     }
 
-    /// Returns the replica of the owner of the slot.
+    /// Returns the replica of [`Self::owner`].
     pub fn replica(&self) -> &Node {
         &self.nodes[PRIMARIES]
     }
 
-    /// Returns a URL with two nodes that do not own the slot.
+    /// Returns a URL with two nodes that do not own the slot of [`CLUSTER_PREFIX`].
     pub fn url(&self) -> String {
         format!("redis-cluster://{},{}", self.nodes[1].address(), self.nodes[2].address())
     }

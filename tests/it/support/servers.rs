@@ -26,7 +26,7 @@ struct DatabaseSettings {
     database: Database,
 }
 
-/// Returns the settings for a database URL.
+/// Returns the default settings with this database URL.
 pub fn database_settings(url: &str) -> Database {
     DatabaseSettings::parse_from(["test", "--database-url", url]).database
 }
@@ -58,7 +58,7 @@ impl Servers {
         format!("{}/{name}", url.rsplit_once('/').unwrap().0)
     }
 
-    /// Runs SQL as the superuser.
+    /// Runs SQL in the server's default database as the superuser.
     pub async fn sql(&self, sql: &str) {
         execute(self.postgres.url.expose_secret(), sql).await;
     }
@@ -71,7 +71,7 @@ pub async fn execute(url: &str, sql: &str) {
     client.batch_execute(sql).await.unwrap();
 }
 
-/// The database of one test, dropped with this value.
+/// The database of one test. It is dropped with this value.
 pub struct TestDatabase {
     pub url: String,
     name: String,

@@ -1,4 +1,4 @@
-//! An SMTP server that stores the mails it receives. It implements the part of RFC 5321 that a client uses.
+//! An SMTP server that stores the mails that it receives. It implements the part of RFC 5321 that the product uses.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// The certificate of the server, which no system trusts.
+/// The file with the certificate and the key of the server. No system trusts the certificate.
 pub const CERTIFICATE_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/localhost.pem");
 
 #[derive(Debug, Clone, Default)]
@@ -28,8 +28,8 @@ pub struct Mail {
 pub struct Behavior {
     /// The extensions in the reply to EHLO.
     pub extensions: Vec<&'static str>,
-    /// Commands and their replies. The empty command has the greeting as its reply. The command `.` is the end of a
-    /// mail.
+    /// Commands with the replies that the server sends instead of its usual ones. The empty command means the greeting,
+    /// and the command `.` the end of a mail.
     pub replies: Vec<(&'static str, &'static str)>,
     pub tls: Tls,
 }
@@ -38,7 +38,9 @@ pub struct Behavior {
 pub enum Tls {
     #[default]
     Off,
+    /// STARTTLS upgrades the connection.
     Upgrade,
+    /// TLS from the first byte, as with `smtps://`.
     Wrapper,
 }
 
@@ -98,7 +100,7 @@ impl SmtpServer {
         self.dialog.state.lock().unwrap().commands.clone()
     }
 
-    /// Refuses this number of mails with a temporary error.
+    /// Refuses the next mails, as many as given, with a temporary error.
     pub fn refuse(&self, mails: u32) {
         self.dialog.state.lock().unwrap().refusals = mails;
     }
