@@ -1,5 +1,5 @@
-//! Random histories of steps by clients, workers, schedulers and operators. The test checks all invariants after every
-//! step. Other tests break a script on purpose, and require that the checks detect the broken script.
+//! Random histories of steps by clients, workers, schedulers and operators. The test checks the invariants
+//! of `model` after every step. Other tests break a script on purpose, and require that the checks detect it.
 //!
 //! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7
 //! ./scripts/test random_histories` repeats it.
@@ -14,14 +14,15 @@ use steps::History;
 
 use crate::support::servers::{servers, unique};
 
-fn full() -> bool {
+fn is_full_run() -> bool {
     std::env::var_os("TEST_FULL").is_some()
 }
 
-fn url() -> String {
+fn redis_url() -> String {
     tokio::runtime::Runtime::new().unwrap().block_on(async { servers().await.redis_url() })
 }
 
+/// Runs a history of random steps. Returns the number of rejected settlements, or the violated invariant.
 fn run(url: &str, seed: u64, steps: usize, mutation: Option<Mutation>) -> Check<u64> {
     let mut history = History::new(Engine::new(url, format!("h{}", unique()), mutation), seed);
     let result = (0..steps)
@@ -31,9 +32,10 @@ fn run(url: &str, seed: u64, steps: usize, mutation: Option<Mutation>) -> Check<
     result.map(|()| history.rejected)
 }
 
-fn histories(seeds: std::ops::Range<u64>) {
-    let url = url();
-    let steps = if full() { 2_000 } else { 300 };
+/// Runs a history for each seed. Panics if an invariant is violated.
+fn run_histories(seeds: std::ops::Range<u64>) {
+    let url = redis_url();
+    let steps = if is_full_run() { 2_000 } else { 300 };
     let mut rejected = 0;
     for seed in seeds {
         match run(&url, seed, steps, None) {
@@ -49,30 +51,31 @@ fn random_histories_keep_all_invariants() {
     match std::env::var("HISTORY_SEED") {
         Ok(seed) => {
             let seed = seed.parse().unwrap();
-            histories(seed..seed + 1);
+            run_histories(seed..seed + 1);
         }
-        Err(_) => histories(if full() { 0..25 } else { 0..3 }),
+        Err(_) => run_histories(if is_full_run() { 0..25 } else { 0..3 }),
     }
 }
 
 #[test]
 fn random_histories_keep_all_invariants_with_a_new_seed() {
     let seed = u64::from(std::process::id()) * 1_000;
-    histories(seed..seed + if full() { 25 } else { 2 });
+    run_histories(seed..seed + if is_full_run() { 25 } else { 2 });
 }
 
-/// Mutates a script, and fails unless the checks detect it.
-fn is_detected(mutation: Mutation) {
-    let url = url();
+/// Runs histories with a mutated script, and panics unless the checks detect the mutation.
+fn assert_detected(mutation: Mutation) {
+    let url = redis_url();
     let found = (0..40).find_map(|seed| Some((seed, run(&url, seed, 500, Some(mutation)).err()?)));
     let (seed, broken) = found.unwrap_or_else(|| panic!("undetected: {mutation:?}"));
     println!("detected with seed {seed}: {broken}");
 }
 
+/// Defines a test for each bug: its name, the script, the text to replace, and the replacement, which is the bug.
 macro_rules! bugs {
     ($($name:ident: $file:literal, $from:literal => $to:literal;)+) => {
         mod bugs {
-            $(#[test] fn $name() { super::is_detected(($file, $from, $to)); })+
+            $(#[test] fn $name() { super::assert_detected(($file, $from, $to)); })+
         }
     };
 }

@@ -1,4 +1,19 @@
-//! A model of the queues, and the invariants that hold after every step of a history.
+//! A model of the queues, and the invariants that hold after every step of a history. Most messages begin with the
+//! number of the violated invariant:
+//!
+//! | | invariant |
+//! |---|---|
+//! | I1 | a job without an outcome is in exactly one place, in its own queue |
+//! | I2 | a job that has ended or was purged is in no place |
+//! | I3 | exactly the jobs without an outcome have an envelope |
+//! | I4 | a running job has a lease |
+//! | I5 | every job was pushed |
+//! | I6 | a job ends only by a step that may end it, and its state and its outcome are stored |
+//! | I7 | a settlement is applied once, and only if its token holds the job |
+//! | I8 | no job is recovered before its lease expires, or right after an outage |
+//! | I9 | a tick recovers the jobs of expired leases |
+//! | L1 | at the end of a history, a single worker ends every job |
+//! | L2 | a finished job has run |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -17,7 +32,7 @@ macro_rules! holds {
 }
 pub(super) use holds;
 
-/// An accepted job.
+/// A job that `push` has accepted.
 #[derive(Clone, Default)]
 pub struct Accepted {
     pub queue: &'static str,
@@ -37,13 +52,16 @@ pub struct Accepted {
 #[derive(Default)]
 pub struct Model {
     pub jobs: BTreeMap<String, Accepted>,
-    /// The jobs that have no outcome and were not purged.
+    /// The ids of the jobs that have no outcome and were not purged.
     pub live: BTreeSet<String>,
+    /// The outcome of each ended job: `finished` or `canceled`, and the stored text.
     pub outcomes: HashMap<String, String>,
     pub purged: HashSet<String>,
+    /// The state after the previous step.
     pub before: Snapshot,
     /// The jobs that the current step may end. The value is a text that the outcome of the job then contains.
     pub may_end: HashMap<String, String>,
+    /// The jobs that the current step may delete without an outcome.
     pub may_be_deleted: HashSet<String>,
 }
 
@@ -56,7 +74,8 @@ pub enum Place {
     Failed,
 }
 
-/// Returns the owner of the jobs of a group, in the form `owner:ID` as in the key of the account.
+/// Returns the owner of the jobs of a group, in the form `owner:ID` as in the key of the account, or `None` if they have no
+/// owner.
 pub fn owner_of(group: &str) -> Option<&str> {
     group.rsplit('|').next().filter(|owner| owner.starts_with("owner:"))
 }
@@ -66,7 +85,8 @@ pub fn may_be_held(group: &str) -> bool {
     group.starts_with("owner:") || group.starts_with("scope:")
 }
 
-/// Returns the place of each job without an outcome. Fails unless every job is in exactly one place.
+/// Returns the place and the queue of each job without an outcome. Fails if a job is in two places, or runs without a
+/// lease.
 pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
     let mut all = HashMap::new();
     for name in QUEUES {
@@ -103,7 +123,7 @@ pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
 }
 
 impl Model {
-    /// Checks a snapshot of the state. `outcomes` reads the outcomes of jobs.
+    /// Checks the state after a step against the model, and updates the model. `outcomes` reads the outcomes of jobs.
     pub fn check(&mut self, now: Snapshot, outcomes: impl FnOnce(&[String]) -> Vec<String>) -> Check {
         let places = places(&now)?;
         for (id, (place, queue)) in &places {
@@ -116,7 +136,7 @@ impl Model {
         holds!(now.jobs.len() == places.len(), "I3: {} envelopes of {} jobs", now.jobs.len(), places.len());
         for name in QUEUES {
             self.check_groups(name, &now)?;
-            count(name, &now, &places)?;
+            check_totals(name, &now, &places)?;
         }
         for (key, ids) in &now.records {
             let stray = ids.iter().find(|id| !now.jobs.contains(*id));
@@ -166,8 +186,8 @@ impl Model {
         Ok(())
     }
 
-    /// Checks that each account lists the waiting and running jobs of its owner with correct sums, and has at most 100
-    /// failed jobs.
+    /// Checks that each account lists the waiting and running jobs of its owner with correct sums, and the failed jobs of its
+    /// owner, which are at most 100.
     fn check_accounts(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
         for (owner, account) in &now.accounts {
             let is_owned =
@@ -201,12 +221,14 @@ impl Model {
         Ok(())
     }
 
+    /// Checks that each queued job waits in the list of its group, and that exactly the groups with queued jobs have a turn.
     fn check_groups(&self, name: &str, now: &Snapshot) -> Check {
         let queue = &now.queues[name];
         let lists = queue.groups.iter().flat_map(|(group, ids)| ids.iter().map(move |id| (id, Some(group))));
         for (id, group) in queue.list.iter().map(|id| (id, None)).chain(lists) {
             let own = self.jobs.get(id).and_then(|job| job.group.as_deref());
-            // A job of a scope waits in the list of the scope, or, if it was set aside, in the list of its full group.
+            // A job of a scope waits in the list of the scope. While its owner is at the limit of running jobs, the job may be
+            // set aside in the list of its full group.
             let shared = own.and_then(|own| own.split_once('|')).map(|(scope, _)| scope);
             let list = group.map(String::as_str);
             holds!(
@@ -229,8 +251,8 @@ impl Model {
         Ok(())
     }
 
-    /// Checks that a deferred job waits until all its dependencies have ended in the required state. It fails if a
-    /// dependency can no longer end in that state.
+    /// Checks that no job leaves the state `deferred` before all its dependencies have ended in the required state, and that
+    /// it fails for its dependencies only if one of them has not finished.
     fn check_dependencies(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
         let failed: Vec<_> = now.queues.values().flat_map(|queue| &queue.failed).cloned().collect();
         for id in failed {
@@ -243,7 +265,7 @@ impl Model {
         for id in waited.chain(new) {
             let job = &self.jobs[id];
             let parents = || job.after.iter().map(|id| &self.jobs[id]);
-            // `ended` and `good` also count dependencies that may have ended in the current step.
+            // `ended` and `good` are also true of dependencies that may have ended in the current step.
             let ended = |parent: &String| {
                 // A job that was signaled to stop is canceled once it no longer runs.
                 let canceled = self.before.cancel.contains(parent) && !places.contains_key(parent.as_str());
@@ -276,8 +298,9 @@ impl Model {
     }
 }
 
-/// Checks the totals of a queue: each enqueued or requeued job is still in the queue or has ended.
-fn count(name: &str, now: &Snapshot, places: &HashMap<&str, (Place, &'static str)>) -> Check {
+/// Checks the totals of a queue: each enqueued or requeued job is still in the queue or has ended. Also checks its number of
+/// running jobs.
+fn check_totals(name: &str, now: &Snapshot, places: &HashMap<&str, (Place, &'static str)>) -> Check {
     let stat = |what: &str| now.stats.get(&format!("{name}:{what}")).copied().unwrap_or(0);
     let here = |wanted: &[Place]| {
         places.values().filter(|(place, queue)| *queue == name && wanted.contains(place)).count() as i64

@@ -1,4 +1,4 @@
-//! Calls the scripts of the engine, and reads their whole state.
+//! Calls the scripts of the engine, and reads their state.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -19,7 +19,7 @@ pub struct Engine {
     outcomes_script: redis::Script,
 }
 
-const NAMES: [&str; 13] = [
+const SCRIPT_NAMES: [&str; 13] = [
     "push",
     "fetch",
     "settle",
@@ -35,7 +35,7 @@ const NAMES: [&str; 13] = [
     "status",
 ];
 
-/// Reads all state except the outcomes, which [`Engine::outcomes`] reads.
+/// Lua script that reads the state that the model checks, except the outcomes: [`OUTCOMES`] reads those.
 const SNAPSHOT: &str = "
 local out = {}
 for i, q in ipairs(ARGV) do
@@ -61,6 +61,8 @@ end
 return { now(), out, rc('HKEYS', P .. ':jobs'), rc('HGETALL', P .. ':run'), rc('HGETALL', P .. ':stats'),
   records, rc('SMEMBERS', P .. ':cancel'), rc('HKEYS', P .. ':then'), kept, accounts }
 ";
+/// Lua script that returns the outcome of each id: `finished` or `canceled`, a space and the stored text. The outcome is empty
+/// if the job has not ended or was purged.
 const OUTCOMES: &str = "
 local out = {}
 for i, id in ipairs(ARGV) do
@@ -71,6 +73,7 @@ end
 return out
 ";
 
+/// A [`Queue`] as [`SNAPSHOT`] returns it, with its fields in the same order.
 type QueueRow = (
     Vec<String>,
     Vec<(String, Vec<String>)>,
@@ -90,29 +93,37 @@ pub struct Queue {
     pub scheduled: HashSet<String>,
     pub deferred: HashSet<String>,
     pub failed: HashSet<String>,
-    /// The time at which each lease expires.
+    /// The time at which each lease expires, in milliseconds of the clock of Redis. A key is the token of the lease, `|` and
+    /// the ids of its jobs, separated by commas.
     pub leases: HashMap<String, i64>,
 }
 
 #[derive(Clone, Default)]
 pub struct Snapshot {
+    /// The time of Redis in milliseconds.
     pub now: i64,
     pub queues: HashMap<&'static str, Queue>,
     pub jobs: HashSet<String>,
+    /// The running jobs. A value begins with the token of the lease and `|`.
     pub run: HashMap<String, String>,
+    /// The totals, by queue and name: `a:finished`.
     pub stats: HashMap<String, i64>,
+    /// The ids that each hash of records besides the envelopes contains, such as attempts and progress.
     pub records: Vec<(String, Vec<String>)>,
+    /// The running jobs that were signaled to stop.
     pub cancel: HashSet<String>,
+    /// The jobs on which other jobs depend.
     pub waited_for: HashSet<String>,
     /// The number of stored states, and of stored outcomes.
     pub kept: [usize; 2],
     pub accounts: HashMap<String, Account>,
 }
 
-/// The account of an owner: its jobs.
+/// The account of an owner, which counts the jobs of the owner.
 #[derive(Clone, Default)]
 pub struct Account {
-    /// The size of each waiting or running job, and the sums.
+    /// The size of the envelope of each waiting or running job in bytes, and the sums `jobs`, `bytes`, `running` and
+    /// `counted`.
     pub sizes: BTreeMap<String, i64>,
     pub failed: Vec<String>,
 }
@@ -128,7 +139,7 @@ impl Engine {
     /// Loads the scripts, with `mutation` applied to one of them.
     ///
     /// # Panics
-    /// If the mutation does not match the script exactly once, since it would then test nothing.
+    /// If the text to replace is not in the script exactly once, because the mutation would then test nothing.
     pub fn new(url: &str, prefix: String, mutation: Option<Mutation>) -> Self {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
         let mut mutated = false;
@@ -144,7 +155,7 @@ impl Engine {
             }
         };
         let lib = read("lib");
-        let scripts = NAMES.map(|name| (name, redis::Script::new(&(lib.clone() + &read(name))))).into();
+        let scripts = SCRIPT_NAMES.map(|name| (name, redis::Script::new(&(lib.clone() + &read(name))))).into();
         assert_eq!(mutated, mutation.is_some());
         Self {
             conn: redis::Client::open(url).unwrap().get_connection().unwrap(),
@@ -194,6 +205,7 @@ impl Engine {
         Snapshot { now, queues, jobs, run, stats, records, cancel, waited_for, kept, accounts }
     }
 
+    /// Returns the outcomes of jobs, in the format of [`OUTCOMES`].
     pub fn outcomes(&mut self, ids: &[String]) -> Vec<String> {
         self.outcomes_script.key(&self.prefix).arg(ids).invoke(&mut self.conn).unwrap()
     }

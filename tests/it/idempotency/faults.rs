@@ -1,4 +1,4 @@
-//! Equal requests at the same time, requests that are interrupted, and outages.
+//! Equal requests at the same time, interrupted requests, and outages.
 
 use std::sync::{
     Arc,
@@ -21,8 +21,8 @@ use crate::support::{
 const HELD_KEYS: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
      WHERE locktype = 'advisory' AND datname = current_database()";
 
-/// A transaction that locks the rows of all users until it is dropped. A request with an idempotency key waits for
-/// these rows while it holds the lock of its key.
+/// A transaction that locks the rows of all users until it is dropped. A request with an idempotency key waits for the row
+/// of its caller while it holds the lock of its key.
 struct HeldUsers {
     _client: tokio_postgres::Client,
 }
@@ -36,6 +36,7 @@ impl HeldUsers {
     }
 }
 
+/// Waits until requests hold the locks of this number of idempotency keys.
 async fn wait_for_held_keys(database: &TestDatabase, count: &str) {
     eventually(&format!("{count} keys are held"), || async {
         (column(database, HELD_KEYS).await == [count]).then_some(())
@@ -95,7 +96,7 @@ async fn a_request_does_not_wait_for_an_equal_one() {
     let (app, caller) = (here.clone(), admin.clone());
     let first = tokio::spawn(async move { app.invite_once(&caller, "k", bob()).await });
     wait_for_held_keys(&here.database, "1").await;
-    // The same process and another process both refuse the request.
+    // The application that runs the first request and another replica both refuse the equal request.
     for app in [&*here, &there] {
         let refused = app.invite_once(&admin, "k", bob()).await;
         refused.is_some_problem(409, "idempotency_key_in_use");
@@ -118,7 +119,7 @@ async fn a_request_whose_client_disconnects_can_be_repeated() {
     request.abort();
     wait_for_held_keys(&app.database, "0").await;
     drop(users);
-    assert_eq!((&*app.stored_answers().await, &*app.count_bobs().await), ("0", "0"));
+    assert_eq!((&*app.count_stored_answers().await, &*app.count_bobs().await), ("0", "0"));
     let made = app.invite_once(&admin, "k", bob()).await;
     assert_eq!((made.status.as_u16(), made.header(REPLAYED)), (201, ""), "{}", made.text);
 }
@@ -156,7 +157,7 @@ async fn a_request_whose_process_is_killed_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_committed_without_an_answer_is_replayed() {
+async fn a_request_whose_commit_reply_was_lost_is_replayed() {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&database.url).await;
     let app = TestApp::on(database.into(), &[&format!("--database-url={url}")]).await;
@@ -198,7 +199,7 @@ async fn a_request_with_a_key_fails_without_the_database_or_redis_and_can_be_rep
         assert!(!refused.header("retry-after").is_empty());
         proxy.set(Link::Up);
     }
-    assert_eq!(app.stored_answers().await, "1");
+    assert_eq!(app.count_stored_answers().await, "1");
     let made = eventually("both are reachable again", || async {
         let answer = app.enqueue_once(&user, "k").await;
         (answer.status == 200).then_some(answer)

@@ -35,7 +35,7 @@ impl TestApp {
         Answer::of(self.with_key(JOB, user, key)).await
     }
 
-    async fn stored_answers(&self) -> String {
+    async fn count_stored_answers(&self) -> String {
         column(&self.database, "SELECT count(*) FROM idempotency_keys").await.remove(0)
     }
 
@@ -48,7 +48,8 @@ fn bob() -> Value {
     json!({ "email": BOB, "full_name": "Bob" })
 }
 
-/// Asserts that a response replays an earlier one. Only headers that differ for every request may differ.
+/// Asserts that a response replays an earlier one. Of the headers, only `date`, `x-request-id` and `idempotency-replayed` may
+/// differ.
 #[track_caller]
 fn assert_replay(again: &Answer, first: &Answer) {
     assert_eq!((first.header(REPLAYED), again.header(REPLAYED)), ("", "true"), "{}", again.text);
@@ -98,13 +99,13 @@ async fn smoke_a_repeated_request_gets_the_first_response_again() {
             first.body["task"]
         );
     }
-    assert_eq!(app.stored_answers().await, "5");
+    assert_eq!(app.count_stored_answers().await, "5");
     assert_eq!(app.call(Method::POST, JOB, &user).await.header(REPLAYED), "");
-    assert_eq!(app.stored_answers().await, "5", "without a key nothing is stored");
+    assert_eq!(app.count_stored_answers().await, "5", "without a key nothing is stored");
 }
 
 #[tokio::test]
-async fn a_key_is_refused_for_a_different_request() {
+async fn an_idempotency_key_is_refused_for_a_different_request() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let first = app.invite_once(&admin, "k", bob()).await;
@@ -128,7 +129,7 @@ async fn a_key_is_refused_for_a_different_request() {
 }
 
 #[tokio::test]
-async fn callers_and_operations_have_keys_of_their_own() {
+async fn the_same_key_of_another_caller_or_operation_is_another_key() {
     let app = TestApp::start().await;
     let (one, other) = (app.admin().await, app.admin().await);
     let mut jobs = BTreeSet::new();
@@ -139,14 +140,14 @@ async fn callers_and_operations_have_keys_of_their_own() {
         assert_eq!((job.status.as_u16(), job.header(REPLAYED)), (200, ""), "{}", job.text);
         jobs.insert(job.body["job_id"].to_string());
     }
-    assert_eq!((jobs.len(), &*app.stored_answers().await), (2, "4"));
+    assert_eq!((jobs.len(), &*app.count_stored_answers().await), (2, "4"));
     // The deletion of an account also deletes the stored responses to its requests.
     assert_eq!(app.call(Method::DELETE, &format!("/users/{}", one.id), &other).await.status, 204);
-    assert_eq!(app.stored_answers().await, "2");
+    assert_eq!(app.count_stored_answers().await, "2");
 }
 
 #[tokio::test]
-async fn an_invalid_key_is_refused() {
+async fn an_invalid_idempotency_key_is_refused() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let long = "k".repeat(256);
@@ -171,13 +172,13 @@ async fn an_invalid_key_is_refused() {
     }
     let two = app.with_key(JOB, &user, "a").header(KEY, "b");
     assert_eq!(Answer::of(two).await.invalid_fields(), wrong);
-    assert_eq!(app.stored_answers().await, "0");
+    assert_eq!(app.count_stored_answers().await, "0");
     for key in [&long[1..], "!", "a,b;c=\"d\"", "\"\\\"\\\\\""] {
         assert_eq!(app.enqueue_once(&user, key).await.status, 200, "{key}");
     }
 }
 
-/// Operations whose response contains a secret that is shown only once.
+/// Operations whose response contains a secret. They take no key, because the response would be stored.
 const SHOW_SECRETS: [&str; 8] = [
     "begin_two_factor",
     "confirm_two_factor",
@@ -190,7 +191,7 @@ const SHOW_SECRETS: [&str; 8] = [
 ];
 
 #[tokio::test]
-async fn an_operation_takes_a_key_or_refuses_it() {
+async fn an_operation_documents_the_idempotency_key_or_refuses_it() {
     let app = TestApp::start().await;
     let (document, admin) = (fetch_document().await, app.admin().await);
     let mut taking = BTreeSet::new();
@@ -229,12 +230,13 @@ async fn an_operation_takes_a_key_or_refuses_it() {
     ];
     assert!(wanted.iter().all(|id| taking.contains(id)), "{taking:?}");
     assert!(SHOW_SECRETS.iter().all(|id| !taking.contains(id)), "{taking:?}");
-    // The logout was refused before it had an effect, so the session is active. GET ignores the header.
+    // The loop has also called the logout, which refused the key before it had an effect, so the session is active. GET ignores the
+    // header.
     let read = app.request(Method::GET, "/users/me").bearer_auth(&admin.token).header(KEY, "k");
     assert_eq!(Answer::of(read).await.status, 200);
 }
 
-/// The cached identity does not expire, so only the transaction can refuse the request.
+/// The cached identity does not expire during the test, so only the transaction can refuse the request.
 #[tokio::test]
 async fn a_caller_without_the_permission_does_not_get_the_stored_response() {
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
@@ -270,7 +272,7 @@ async fn a_caller_without_the_permission_does_not_get_the_stored_response() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_for_24_hours() {
+async fn a_stored_response_is_replayed_for_24_hours() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let age = async |hours: &str| {
@@ -294,24 +296,24 @@ async fn an_answer_is_kept_for_24_hours() {
     age("24").await;
     assert_eq!(app.enqueue_once(&user, "new").await.status, 200);
     assert_eq!(housekeeping::run(&app.app).await.unwrap().answers, 1_201);
-    assert_eq!(app.stored_answers().await, "1");
+    assert_eq!(app.count_stored_answers().await, "1");
 }
 
 #[tokio::test]
-async fn a_failure_is_not_stored() {
+async fn the_response_of_a_failed_request_is_not_stored() {
     let app = TestApp::with(&["--user-max-queued-jobs=1"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     app.database.sql(&format!("INSERT INTO users (email) VALUES ('{BOB}')")).await;
     app.invite_once(&admin, "k", bob()).await.is_some_problem(400, "email_taken");
     app.invite_once(&admin, "k", json!({ "email": "x" })).await.is_some_problem(422, "validation_error");
-    assert_eq!(app.stored_answers().await, "0");
+    assert_eq!(app.count_stored_answers().await, "0");
     app.sql(&format!("DELETE FROM users WHERE email = '{BOB}'")).await;
     let made = app.invite_once(&admin, "k", bob()).await;
     assert_eq!((made.status.as_u16(), made.header(REPLAYED)), (201, ""), "{}", made.text);
 
     let job = app.enqueue_once(&user, "k").await;
     app.enqueue_once(&user, "next").await.is_some_problem(429, "too_many_jobs");
-    // A replay does not count for a limit, so it succeeds although the limit was reached meanwhile.
+    // A replay does not count for the limit of jobs, so it succeeds although the limit is reached.
     assert_replay(&app.enqueue_once(&user, "k").await, &job);
-    assert_eq!(app.stored_answers().await, "2");
+    assert_eq!(app.count_stored_answers().await, "2");
 }

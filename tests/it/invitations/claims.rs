@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 #[tokio::test]
-async fn an_invitation_is_for_the_verified_address_only() {
+async fn only_an_account_with_the_verified_address_may_accept_an_invitation() {
     let app = TestApp::start().await;
     let (org, other) = (Org::create(&app).await, app.user().await);
     let id = org.invite(&app, BOB).await;
@@ -30,9 +30,8 @@ async fn an_invitation_is_for_the_verified_address_only() {
     assert_eq!(org.members(&app).await[1], format!("{} member", bob.id));
 }
 
-/// The invitation and the account have different spellings of the same address.
 #[tokio::test]
-async fn spellings_of_an_address_are_equal() {
+async fn an_invitation_is_for_every_spelling_of_its_address() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     let user = user_with(&app, "ada@xn--bcher-kva.example").await;
@@ -58,7 +57,7 @@ async fn an_expired_invitation_is_refused() {
 }
 
 #[tokio::test]
-async fn an_invitation_is_used_once() {
+async fn an_invitation_is_accepted_only_once() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     let id = org.invite(&app, BOB).await;
@@ -66,13 +65,13 @@ async fn an_invitation_is_used_once() {
     assert_status(&accept(&app, &bob, &token).await, 200);
     assert_refused(&app, &org, &bob, &token, "invitation_invalid").await;
     accept_by_id(&app, &bob, id).await.is_some_problem(400, "invitation_invalid");
-    // The token stays used after the member has left.
+    // The token stays invalid after the member has left.
     assert_status(&app.call(Method::DELETE, &org.path("/members/me"), &bob).await, 204);
     assert_refused(&app, &org, &bob, &token, "invitation_invalid").await;
 }
 
 #[tokio::test]
-async fn an_unknown_token_is_refused_and_get_accepts_none() {
+async fn an_unknown_token_is_refused_and_a_get_request_never_accepts_an_invitation() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     org.invite(&app, BOB).await;
@@ -94,7 +93,7 @@ async fn an_unknown_token_is_refused_and_get_accepts_none() {
 }
 
 #[tokio::test]
-async fn a_declined_invitation_is_void() {
+async fn a_declined_invitation_cannot_be_accepted() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     let id = org.invite(&app, BOB).await;
@@ -113,9 +112,8 @@ async fn a_declined_invitation_is_void() {
     assert_eq!(org.states(&app).await, ["bob@example.com pending", "bob@example.com declined"]);
 }
 
-/// A member who accepts an invitation keeps the role and any suspension.
 #[tokio::test]
-async fn accepting_as_a_member_is_harmless() {
+async fn a_member_who_accepts_an_invitation_keeps_the_role_and_the_suspension() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     let made = org.invite_as(&app, &org.owner, BOB, "admin").await;
@@ -139,7 +137,7 @@ async fn accepting_as_a_member_is_harmless() {
 }
 
 #[tokio::test]
-async fn the_limits_are_checked_again_when_an_invitation_is_accepted() {
+async fn the_limits_of_seats_and_memberships_are_checked_when_an_invitation_is_accepted() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     org.invite(&app, BOB).await;
@@ -161,7 +159,7 @@ async fn the_limits_are_checked_again_when_an_invitation_is_accepted() {
 }
 
 #[tokio::test]
-async fn the_list_of_a_user_has_the_pending_invitations() {
+async fn a_user_lists_the_own_pending_invitations() {
     let app = TestApp::start().await;
     let (one, two) = (Org::create(&app).await, Org::create(&app).await);
     let bob = user_with(&app, BOB).await;

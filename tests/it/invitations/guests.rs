@@ -1,4 +1,4 @@
-//! The holder of a link without an account: registration, sign-in and decline.
+//! Holders of an invitation link who are not signed in: they register, sign in or decline.
 
 use serde_json::json;
 
@@ -49,7 +49,7 @@ async fn a_refused_password_does_not_use_up_the_invitation() {
 }
 
 #[tokio::test]
-async fn the_owner_of_a_verified_account_signs_in() {
+async fn an_invited_user_with_a_verified_account_signs_in_instead_of_registering() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     org.invite(&app, BOB).await;
@@ -63,9 +63,9 @@ async fn the_owner_of_a_verified_account_signs_in() {
     assert_status(&accept(&app, &bob, &token).await, 200);
 }
 
-/// An attacker who registered the address of the victim before the invitation gains no access (account pre-hijacking).
+/// The attack is known as account pre-hijacking.
 #[tokio::test]
-async fn an_earlier_registration_by_another_person_gains_nothing() {
+async fn an_attacker_who_registered_the_invited_address_first_gains_no_access() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     let mallory = register(&app, BOB, GUESSED).await;
@@ -75,7 +75,7 @@ async fn an_earlier_registration_by_another_person_gains_nothing() {
     let id = org.invite(&app, BOB).await;
     let token = app.mailed_token(BOB).await;
 
-    // First, the attacker has no mail. Then the attacker has the token and the session of the unverified account.
+    // First, the attacker has only the session of the unverified account. Then the attacker also has the token.
     assert!(list_mine(&app, &mallory).await.is_empty());
     accept_by_id(&app, &mallory, id).await.is_some_problem(404, "not_found");
     accept(&app, &mallory, &token).await.is_some_problem(403, "email_not_verified");
@@ -96,9 +96,10 @@ async fn an_earlier_registration_by_another_person_gains_nothing() {
     assert!(mails.iter().any(|mail| mail.to == BOB && mail.subject == "Your password was reset"));
 }
 
-/// What such an attacker has made in the account ends with the take-over, by an invitation and by a reset of the password.
+/// The attacker has registered the address, and has created an API key and an invitation. The owner of the address takes the
+/// account over by an invitation or by a reset of the password.
 #[tokio::test]
-async fn keys_and_invitations_of_an_earlier_registration_end() {
+async fn keys_and_invitations_of_an_attacker_are_revoked_when_the_owner_of_the_address_takes_over() {
     for by_invitation in [true, false] {
         let app = TestApp::start().await;
         let mallory = register(&app, BOB, GUESSED).await;
@@ -137,9 +138,9 @@ async fn keys_and_invitations_of_an_earlier_registration_end() {
     }
 }
 
-/// The inviter has got the link, so that to have it proves nothing about the address.
+/// The inviter has seen the link, so a person who has the link does not prove to own the address.
 #[tokio::test]
-async fn a_link_that_was_not_mailed_verifies_nothing() {
+async fn a_link_that_was_not_mailed_does_not_verify_the_address() {
     let app = TestApp::with(&[WITHOUT_MAIL]).await;
     let org = Org::create(&app).await;
     let link = async |email: &str| {
@@ -152,7 +153,8 @@ async fn a_link_that_was_not_mailed_verifies_nothing() {
     let me = app.get("/users/me", Some(&bob)).await.body;
     assert_eq!((&me["email_verified"], org.members(&app).await.len()), (&json!(false), 2));
 
-    // A link that was not mailed replaces no password. Only the invited account accepts it.
+    // A link that was not mailed does not replace the password of an account. Only the invited account can accept the
+    // invitation.
     let eve = register(&app, "eve@example.com", GUESSED).await;
     let token = link(&eve.email).await;
     assert_eq!(preview(&app, &token).await.body["account"], "existing");
@@ -164,7 +166,7 @@ async fn a_link_that_was_not_mailed_verifies_nothing() {
 }
 
 #[tokio::test]
-async fn a_person_without_an_account_declines() {
+async fn a_person_without_an_account_can_decline_an_invitation() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, app.user().await);
     org.invite(&app, BOB).await;

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 #[tokio::test]
-async fn smoke_the_link_leads_to_the_page_or_to_the_front_end() {
+async fn smoke_the_link_of_an_invitation_leads_to_the_front_end_or_to_the_built_in_page() {
     for (flag, base) in [
         ("--frontend-url=https://app.example.com", "https://app.example.com/invitation#token="),
         ("--public-url=https://api.example.com", "https://api.example.com/account/invitation#token="),
@@ -27,14 +27,14 @@ async fn smoke_the_link_leads_to_the_page_or_to_the_front_end() {
     }
 }
 
-/// The worker has another `SECRET_KEY` than the server that created the invitation.
+/// The worker that renders the mail has another `SECRET_KEY` than the server that created the invitation.
 #[tokio::test]
-async fn a_mail_never_has_a_dead_link() {
+async fn a_mail_that_is_rendered_with_another_secret_key_has_a_valid_link() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     org.invite(&app, BOB).await;
     let first = app.mailed_token(BOB).await;
-    // Renders the mail again, as after a lost reply of the mail server.
+    // Renders the mail again, as a job does after the reply of the mail server was lost.
     let link = column(&app.database, "SELECT link_id FROM invitations").await[0].parse().unwrap();
     let id = column(&app.database, "SELECT id FROM invitations").await[0].parse().unwrap();
     let message = saas::services::outbox::OutboxMessage::OrgInvitation { invitation_id: id, link_id: link };
@@ -78,7 +78,7 @@ async fn smoke_without_a_mail_server_the_inviter_gets_the_link() {
     let second = token_of(&sent.body["invite_url"]);
     assert_refused(&app, &org, &bob, &first, "invitation_invalid").await;
 
-    // The stored response must not contain the link.
+    // These operations refuse an idempotency key, because the stored response would contain the link.
     for (path, body) in [
         (org.path("/invitations"), json!({ "email": BOB, "role": "member" })),
         (org.path(&format!("/invitations/{id}/resend")), json!(null)),

@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 const BOB: &str = "bob@example.com";
-/// Production settings without a mail server.
+/// Turns `DEBUG` off. Then the application does not capture mails, and cannot send them without a mail server.
 const WITHOUT_MAIL: &str = "--debug=false";
 
 /// An organization and its owner.
@@ -54,7 +54,7 @@ impl Org {
         app.post(&self.path("/invitations"), Some(by), body).await
     }
 
-    /// Invites an address as a member, in the name of the owner. Returns the id of the invitation.
+    /// Invites an address to become a member. The inviter is the owner. Returns the id of the invitation.
     async fn invite(&self, app: &TestApp, email: &str) -> i64 {
         let made = self.invite_as(app, &self.owner, email, "member").await;
         assert_status(&made, 201);
@@ -69,7 +69,7 @@ impl Org {
         app.call(Method::DELETE, &self.path(&format!("/invitations/{id}")), by).await
     }
 
-    /// Returns the addresses and states of the invitations, the newest first.
+    /// Returns the address and the state of each invitation, the newest first.
     async fn states(&self, app: &TestApp) -> Vec<String> {
         let list = app.get(&self.path("/invitations"), Some(&self.owner)).await;
         assert_status(&list, 200);
@@ -98,7 +98,7 @@ impl Org {
     }
 }
 
-/// Creates a user with a verified address.
+/// Creates a user with this address, which is verified.
 async fn user_with(app: &TestApp, email: &str) -> User {
     let user = app.user().await;
     let set = format!("UPDATE users SET email = '{email}', email_key = '{email}' WHERE id = {}", user.id);
@@ -106,7 +106,7 @@ async fn user_with(app: &TestApp, email: &str) -> User {
     User { email: email.into(), ..user }
 }
 
-/// Registers a user, whose address is not verified.
+/// Registers a user, whose address is not verified, and signs in.
 async fn register(app: &TestApp, email: &str, password: &str) -> User {
     let body = json!({ "email": email, "password": password, "full_name": "Mallory" });
     let made = app.post("/auth/register", None, body).await;

@@ -1,5 +1,5 @@
-//! Concurrent requests. A transaction of the test holds a row lock until all requests wait, so that they really run at
-//! once.
+//! Concurrent requests. In most tests, a transaction of the test holds a row lock until all requests wait for it, so that they
+//! really run at once.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -35,7 +35,7 @@ impl Hold {
     }
 }
 
-/// Returns the statuses and codes, sorted.
+/// Returns the statuses and error codes of responses, sorted. The code of a success is empty.
 fn outcomes<'a>(answers: impl IntoIterator<Item = &'a Answer>) -> Vec<(u16, &'a str)> {
     let outcome =
         |answer: &'a Answer| (answer.status.as_u16(), answer.body["code"].as_str().unwrap_or_default());
@@ -45,7 +45,7 @@ fn outcomes<'a>(answers: impl IntoIterator<Item = &'a Answer>) -> Vec<(u16, &'a 
 }
 
 #[tokio::test]
-async fn ten_accept_one_free_seat() {
+async fn only_one_of_ten_concurrent_acceptances_gets_the_last_seat() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     let mut guests = Vec::new();
@@ -91,7 +91,7 @@ async fn an_invitation_that_is_accepted_twice_at_once_is_accepted_once() {
     let id = org.invite(&app, BOB).await;
     let token = app.mailed_token(BOB).await;
     let other = app.signed_in_again(&bob).await;
-    // The requests of a user first lock the row of the user.
+    // Each of the requests first locks the row of its user.
     let hold = Hold::on(&app, &format!("SELECT id FROM users WHERE id = {} FOR UPDATE", bob.id)).await;
     let (one, two, three, ()) = tokio::join!(
         accept(&app, &bob, &token),
@@ -106,7 +106,7 @@ async fn an_invitation_that_is_accepted_twice_at_once_is_accepted_once() {
 }
 
 #[tokio::test]
-async fn two_registrations_with_one_invitation_make_one_account() {
+async fn concurrent_registrations_with_one_invitation_create_one_account() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     org.invite(&app, BOB).await;
@@ -122,9 +122,9 @@ async fn two_registrations_with_one_invitation_make_one_account() {
     assert_eq!(column(&app.database, users).await, ["1"]);
 }
 
-/// The transaction that makes the change also holds the lock that the claim waits for.
+/// The transaction that makes the change holds the lock that the acceptance waits for.
 #[tokio::test]
-async fn what_changes_while_an_invitation_is_accepted_is_seen() {
+async fn an_acceptance_sees_changes_that_are_committed_while_it_waits() {
     let causes = [
         ("DELETE FROM memberships WHERE user_id = {by}", (400, "invitation_invalid")),
         ("UPDATE memberships SET role = 'member' WHERE user_id = {by}", (400, "invitation_invalid")),
@@ -150,8 +150,8 @@ async fn what_changes_while_an_invitation_is_accepted_is_seen() {
             .replace("{by}", &admin.id.to_string())
             .replace("{org}", &org.id.to_string())
             .replace("{bob}", &bob.id.to_string());
-        // The row that the claim waits for: the row of the user, if the change updates it, and otherwise that of the
-        // organization.
+        // The row that the acceptance waits for: the row of the user if the change updates that row, and otherwise the row of
+        // the organization.
         let locked = match cause.contains("UPDATE users") {
             true => format!("SELECT id FROM users WHERE id = {} FOR UPDATE", bob.id),
             false => format!("SELECT id FROM organizations WHERE id = {} FOR UPDATE", org.id),
@@ -167,7 +167,7 @@ async fn what_changes_while_an_invitation_is_accepted_is_seen() {
 }
 
 #[tokio::test]
-async fn a_revocation_and_a_claim_at_once_have_one_winner() {
+async fn only_one_of_a_revocation_and_a_concurrent_answer_to_an_invitation_succeeds() {
     for declines in [false, true] {
         let app = TestApp::start().await;
         let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
@@ -195,7 +195,7 @@ async fn a_revocation_and_a_claim_at_once_have_one_winner() {
 }
 
 #[tokio::test]
-async fn two_invitations_to_one_address_at_once_leave_one() {
+async fn of_two_concurrent_invitations_to_one_address_one_stays_valid() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     let admin = org.member(&app, "admin").await;
@@ -212,9 +212,9 @@ async fn two_invitations_to_one_address_at_once_leave_one() {
     assert_status(&accept(&app, &bob, &token).await, 200);
 }
 
-/// The cached identity does not expire, so only the transaction can refuse the request.
+/// The cached identity does not expire during the test, so only the transaction can refuse the request.
 #[tokio::test]
-async fn a_member_who_was_removed_meanwhile_cannot_invite() {
+async fn a_member_who_has_lost_the_permission_meanwhile_cannot_invite() {
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
     let org = Org::create(&app).await;
     let admin = org.member(&app, "admin").await;

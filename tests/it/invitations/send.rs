@@ -82,7 +82,7 @@ async fn an_invitation_is_not_found_in_another_organization() {
 }
 
 #[tokio::test]
-async fn an_invalid_invitation_is_refused() {
+async fn every_invalid_field_of_an_invitation_to_an_organization_is_reported() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     for (body, wrong) in [
@@ -113,12 +113,12 @@ async fn a_member_cannot_be_invited() {
 }
 
 #[tokio::test]
-async fn inviting_again_voids_the_earlier_invitation() {
+async fn inviting_an_address_again_revokes_the_earlier_invitation() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     org.invite(&app, BOB).await;
     let first = app.mailed_token(BOB).await;
-    // The second invitation has another spelling of the address. Both are created before a mail is sent.
+    // The next two invitations have other spellings of the address. Both are created before the mail of either is sent.
     org.invite(&app, "Bob@example.com").await;
     let last = org.invite_as(&app, &org.owner, "\"bob\"@example.com", "viewer").await;
     assert_status(&last, 201);
@@ -188,7 +188,7 @@ async fn an_invitation_is_sent_again_with_a_new_link() {
 }
 
 #[tokio::test]
-async fn a_revoked_invitation_is_void() {
+async fn a_revoked_invitation_cannot_be_accepted() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     let id = org.invite(&app, BOB).await;
@@ -208,7 +208,7 @@ async fn a_revoked_invitation_is_void() {
 }
 
 #[tokio::test]
-async fn the_list_has_pages_and_a_filter_by_state() {
+async fn the_invitation_list_has_pages_and_a_filter_by_state() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     let admin = org.member(&app, "admin").await;
@@ -252,7 +252,7 @@ async fn the_list_has_pages_and_a_filter_by_state() {
 }
 
 #[tokio::test]
-async fn a_repeated_request_invites_once() {
+async fn a_request_that_is_repeated_with_its_idempotency_key_invites_once() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     let invite = async || {

@@ -1,4 +1,4 @@
-//! An invitation is void while its inviter may not invite, or while its organization is suspended or deleted.
+//! An invitation is void while its inviter may not invite, or while its organization is suspended or due for deletion.
 
 use serde_json::json;
 
@@ -59,7 +59,7 @@ async fn an_invitation_is_void_while_its_inviter_may_not_invite() {
         assert_eq!(column(&app.database, state).await, ["t"], "{cause}");
         if cure.is_empty() {
             assert_eq!(org.states(&app).await, [format!("{} void", guest.email)]);
-            // The owner takes the invitation over by sending it again.
+            // The owner sends the invitation again, and so becomes its inviter.
             assert_status(&org.resend(&app, &org.owner, id).await, 200);
             let token = app.mailed_token(&guest.email).await;
             assert_status(&accept(&app, &guest, &token).await, 200);
@@ -71,7 +71,8 @@ async fn an_invitation_is_void_while_its_inviter_may_not_invite() {
     }
 }
 
-/// As above, but the API ends the membership instead of SQL.
+/// As `an_invitation_is_void_while_its_inviter_may_not_invite`, but by requests instead of SQL: they demote and remove the
+/// inviter.
 #[tokio::test]
 async fn the_invitations_of_a_removed_member_are_void_at_once() {
     let app = TestApp::start().await;
@@ -92,7 +93,7 @@ async fn the_invitations_of_a_removed_member_are_void_at_once() {
 }
 
 #[tokio::test]
-async fn old_invitations_are_deleted() {
+async fn invitations_are_deleted_30_days_after_they_expire() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     for email in ["old@example.com", "new@example.com"] {
@@ -109,7 +110,7 @@ async fn old_invitations_are_deleted() {
 }
 
 #[tokio::test]
-async fn an_erased_account_is_not_in_the_list_of_invitations() {
+async fn the_invitation_list_does_not_show_invitations_of_an_erased_account() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     let id = org.invite(&app, BOB).await;

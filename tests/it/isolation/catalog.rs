@@ -2,7 +2,7 @@
 
 use crate::support::{records::column, servers::TestDatabase};
 
-/// The tables of organizations that requests read before the organization is known. They have no policy. The test
+/// The tables of organizations that requests read before the organization is known. They have no row-level policy. The test
 /// `control_tables_are_used_by_known_files` lists the files that may use them.
 pub const CONTROL_TABLES: &[&str] = &["api_keys", "audit_log", "invitations", "memberships"];
 
@@ -12,7 +12,7 @@ const ISOLATED: &str = "rls=t force=f policies=tenant(all, permissive, saas_tena
      (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) \
      grants=DELETE,INSERT,SELECT,UPDATE required=t";
 
-/// Selects the tables that belong to organizations: by the name of a column or by a reference.
+/// Selects the tables that belong to organizations: those with a column `org_id`, or with a foreign key to `organizations`.
 const TABLES_OF_ORGANIZATIONS: &str = "
     SELECT c.oid FROM pg_class c
     WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace AND (
@@ -20,8 +20,8 @@ const TABLES_OF_ORGANIZATIONS: &str = "
         OR EXISTS (SELECT FROM pg_constraint
                    WHERE conrelid = c.oid AND contype = 'f' AND confrelid = 'organizations'::regclass))";
 
-/// Selects the name of each table of organizations, and its isolation in the format of [`ISOLATED`].
-fn isolation() -> String {
+/// Returns SQL that selects the name of each table of organizations, and its isolation in the format of [`ISOLATED`].
+fn isolation_query() -> String {
     format!(
         "SELECT format('%s rls=%s force=%s policies=%s grants=%s required=%s', relname, relrowsecurity, relforcerowsecurity,
              (SELECT string_agg(format('%s(%s, %s, %s): %s / %s', polname,
@@ -39,7 +39,7 @@ fn isolation() -> String {
 
 /// Returns each table of organizations that is neither isolated nor in [`CONTROL_TABLES`], with its actual state.
 async fn tables_without_isolation(database: &TestDatabase) -> Vec<String> {
-    let found = column(database, &isolation()).await;
+    let found = column(database, &isolation_query()).await;
     let rows = found.iter().map(|row| row.split_once(' ').unwrap());
     let unlisted = rows.filter(|(table, _)| !CONTROL_TABLES.contains(table));
     unlisted.filter(|(_, how)| *how != ISOLATED).map(|(table, how)| format!("{table}: {how}")).collect()
@@ -47,7 +47,7 @@ async fn tables_without_isolation(database: &TestDatabase) -> Vec<String> {
 
 /// Selects the keys of isolated tables that cross organizations: unique indexes that do not begin with `org_id`, and
 /// foreign keys that do not contain it. Such a key reveals rows of other organizations by a conflict, or by an accepted
-/// reference.
+/// reference. Also selects isolated tables that are not deleted with their organization.
 const KEYS_ACROSS_ORGANIZATIONS: &str = "
     WITH isolated AS (SELECT oid, relname FROM pg_class WHERE relrowsecurity),
     org AS (SELECT attrelid, attnum FROM pg_attribute WHERE attname = 'org_id')
@@ -68,9 +68,9 @@ const KEYS_ACROSS_ORGANIZATIONS: &str = "
             AND confrelid = 'organizations'::regclass AND conkey = ARRAY[org.attnum])
     ORDER BY 1";
 
-/// Selects the privileges of the role `saas_tenant`, except those on isolated tables. Includes privileges that all
-/// roles have.
-const OTHER_RIGHTS: &str = "
+/// Selects the privileges of the role `saas_tenant`, except SELECT, INSERT, UPDATE and DELETE on isolated tables. Includes
+/// privileges that the role has through `PUBLIC`.
+const OTHER_PRIVILEGES: &str = "
     WITH own AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
     SELECT format('%s on %s', privilege, relname)
     FROM pg_class c JOIN own ON own.oid = relnamespace
@@ -111,11 +111,11 @@ const OTHER_RIGHTS: &str = "
     FROM pg_default_acl CROSS JOIN aclexplode(defaclacl) WHERE grantee IN ('saas_tenant'::regrole, 0)
     ORDER BY 1";
 
-/// The tables without a policy into which the role may insert rows.
-const INSERTED: &[&str] = &["INSERT on audit_log", "INSERT on idempotency_keys", "INSERT on job_outbox"];
+/// The rows of [`OTHER_PRIVILEGES`] that are intended: the role may insert rows into these tables, which have no policy.
+const PERMITTED_INSERTS: &[&str] = &["INSERT on audit_log", "INSERT on idempotency_keys", "INSERT on job_outbox"];
 
 /// Selects views that bypass the policies: those that read with the rights of their owner, and materialized views.
-const VIEWS_PAST_THE_POLICIES: &str = "
+const VIEWS_THAT_BYPASS_POLICIES: &str = "
     SELECT format('%s: add WITH (security_invoker = true)', c.oid::regclass) FROM pg_class c
     WHERE relkind = 'v' AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'
         AND NOT EXISTS (SELECT FROM pg_options_to_table(reloptions)
@@ -147,15 +147,14 @@ async fn smoke_every_table_of_organizations_is_isolated() {
 }
 
 #[tokio::test]
-async fn the_role_of_organizations_has_no_other_right() {
+async fn the_role_saas_tenant_has_only_the_expected_privileges() {
     let database = TestDatabase::migrated().await;
-    assert_eq!(column(&database, OTHER_RIGHTS).await, INSERTED);
-    assert_eq!(column(&database, VIEWS_PAST_THE_POLICIES).await, [""; 0]);
+    assert_eq!(column(&database, OTHER_PRIVILEGES).await, PERMITTED_INSERTS);
+    assert_eq!(column(&database, VIEWS_THAT_BYPASS_POLICIES).await, [""; 0]);
 }
 
-/// The checks detect the mistakes that a migration can make.
 #[tokio::test]
-async fn what_breaks_the_isolation_is_found() {
+async fn mistakes_that_break_the_isolation_are_detected() {
     let database = TestDatabase::migrated().await;
     database
         .sql(
@@ -195,8 +194,8 @@ async fn what_breaks_the_isolation_is_found() {
             "tags: the unique index tags_name_key has to begin with org_id",
         ]
     );
-    let mut rights = column(&database, OTHER_RIGHTS).await;
-    rights.retain(|right| !INSERTED.contains(&right.as_str()));
+    let mut rights = column(&database, OTHER_PRIVILEGES).await;
+    rights.retain(|right| !PERMITTED_INSERTS.contains(&right.as_str()));
     assert_eq!(
         rights,
         [
@@ -208,7 +207,7 @@ async fn what_breaks_the_isolation_is_found() {
         ]
     );
     assert_eq!(
-        column(&database, VIEWS_PAST_THE_POLICIES).await,
+        column(&database, VIEWS_THAT_BYPASS_POLICIES).await,
         ["all_products: add WITH (security_invoker = true)", "copied: a materialized view has no policies"]
     );
 }

@@ -27,6 +27,7 @@ struct TextRow {
     value: String,
 }
 
+/// Selects the role and the organization of the connection.
 const WHO: &str = "SELECT current_user || ' ' || coalesce(current_setting('app.org_id', true), '') AS value";
 
 /// Returns the column `value` of a query in an organization.
@@ -40,7 +41,7 @@ async fn execute(mut conn: &OrgConn<'_>, sql: &str) -> Result<usize> {
 }
 
 /// Returns the role and the organization of the connection that the pool hands out next.
-async fn next_user(app: &TestApp) -> String {
+async fn next_role_and_org(app: &TestApp) -> String {
     let who = async |conn: &mut AsyncPgConnection| {
         let row = diesel::sql_query(WHO).get_result::<TextRow>(conn).await?;
         Ok::<_, Error>(row.value)
@@ -64,8 +65,8 @@ async fn change(app: &TestApp, org: &Org, sql: &str) -> Result<usize, String> {
     app.app.db.in_org(&scope(app, org).await, run).await.map_err(|error| chain(&error))
 }
 
-/// Creates a role, and runs the statements, in which `{role}` is replaced by its name. Returns the database URL of the
-/// role.
+/// Creates a role that may use all tables and the role `saas_tenant`. Then runs the statements, in which `{role}` is replaced
+/// by the name of the new role. Returns the database URL of this role.
 pub async fn url_for_role(app: &TestApp, statements: &str) -> String {
     let role = format!("product_{}", unique());
     let grants = "CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT saas_tenant TO {role};
@@ -74,8 +75,7 @@ pub async fn url_for_role(app: &TestApp, statements: &str) -> String {
     format!("postgres://{role}:x@{}", app.database.url.split_once('@').unwrap().1)
 }
 
-/// The policies apply if the product signs in as a superuser, as the owner of the tables, or as a role with few
-/// privileges.
+/// The policies apply if the product signs in as a superuser, as the owner of the table, or as a role that owns no table.
 #[tokio::test]
 async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
     let first = TestApp::start().await;
@@ -131,35 +131,35 @@ async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
     }
 }
 
-/// The role and the organization are reset when the transaction ends, for any reason.
+/// The role and the organization are reset when the transaction ends, for whatever reason.
 #[tokio::test]
-async fn a_pooled_connection_does_not_keep_the_organization() {
+async fn a_pooled_connection_keeps_neither_the_organization_nor_the_role() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
     let org = Org::create(&app, "own").await;
     let scope = scope(&app, &org).await;
     let role = column(&app.database, "SELECT current_user").await.remove(0);
     let nothing = format!("{role} ");
-    assert_eq!(next_user(&app).await, nothing);
+    assert_eq!(next_role_and_org(&app).await, nothing);
 
     query(&app, &org, "SELECT name AS value FROM products").await.unwrap();
-    assert_eq!(next_user(&app).await, nothing, "after a commit");
+    assert_eq!(next_role_and_org(&app).await, nothing, "after a commit");
 
     let refuse = async |conn: &OrgConn<'_>| {
         texts(conn, WHO).await?;
         Err::<(), _>(Error::Forbidden)
     };
     assert!(matches!(app.app.db.in_org(&scope, refuse).await, Err(Error::Forbidden)));
-    assert_eq!(next_user(&app).await, nothing, "after an error of the caller");
+    assert_eq!(next_role_and_org(&app).await, nothing, "after an error of the caller");
 
     change(&app, &org, "SELECT 1 / 0").await.unwrap_err();
-    assert_eq!(next_user(&app).await, nothing, "after an error of a statement");
+    assert_eq!(next_role_and_org(&app).await, nothing, "after an error of a statement");
 
     let caught = async |conn: &OrgConn<'_>| {
         let _ = texts(conn, "SELECT 1 / 0").await;
         Ok::<(), Error>(())
     };
     let _ = app.app.db.in_org(&scope, caught).await;
-    assert_eq!(next_user(&app).await, nothing, "after an error that the caller has caught");
+    assert_eq!(next_role_and_org(&app).await, nothing, "after an error that the caller has caught");
 
     let entered = Notify::new();
     let never_ends = async |conn: &OrgConn<'_>| {
@@ -171,11 +171,11 @@ async fn a_pooled_connection_does_not_keep_the_organization() {
         _ = app.app.db.in_org(&scope, never_ends) => panic!("it never ends"),
         () = entered.notified() => {}
     }
-    assert_eq!(next_user(&app).await, nothing, "after the future was dropped");
+    assert_eq!(next_role_and_org(&app).await, nothing, "after the future was dropped");
 
     let reads_nothing = async |_: &OrgConn<'_>| Ok::<(), Error>(());
     app.app.db.in_org(&scope, reads_nothing).await.unwrap();
-    assert_eq!(next_user(&app).await, nothing, "without a query");
+    assert_eq!(next_role_and_org(&app).await, nothing, "without a query");
 }
 
 #[tokio::test]
@@ -195,16 +195,16 @@ async fn organizations_are_isolated_behind_a_pooler() {
             let path = format!("/orgs/{}/products", org.id);
             let listed = app.call(Method::GET, &path, &org.owner).await;
             assert_eq!(listed.body["items"][0]["name"], format!("{} product", org.name), "{}", listed.text);
-            assert!(next_user(app).await.ends_with(' '), "a session has kept the organization");
+            assert!(next_role_and_org(app).await.ends_with(' '), "a session has kept the organization");
         }
     });
     join_all(reads).await;
 }
 
-/// If the product may not use the role, no query runs without it, and the connection stays usable. `saas doctor` prints
-/// the statement that grants the role.
+/// The product signs in as a role that was not granted `saas_tenant`. Queries in an organization then fail, and the connection
+/// stays usable for other queries.
 #[tokio::test]
-async fn a_product_without_the_role_is_told_how_to_get_it() {
+async fn without_the_tenant_role_queries_fail_and_doctor_prints_the_statement_that_grants_it() {
     let app = TestApp::start().await;
     let org = Org::create(&app, "own").await;
     let url = url_for_role(&app, "REVOKE saas_tenant FROM {role};").await;
@@ -214,7 +214,7 @@ async fn a_product_without_the_role_is_told_how_to_get_it() {
     for _ in 0..2 {
         let error = query(&product, &org, "SELECT name AS value FROM products").await.unwrap_err();
         assert!(chain(&error).contains("saas_tenant"), "{}", chain(&error));
-        assert!(next_user(&product).await.starts_with("product_"));
+        assert!(next_role_and_org(&product).await.starts_with("product_"));
     }
     let command = async |args: &[&str]| {
         let mut command = production_command(args, &app.database, &app.prefix).await;
@@ -233,7 +233,7 @@ async fn a_product_without_the_role_is_told_how_to_get_it() {
     let first = "SELECT name AS value FROM products ORDER BY id LIMIT 1";
     assert_eq!(query(&product, &org, first).await.unwrap(), ["own product"]);
 
-    // A restore of a backup without privileges leaves this state.
+    // The state after a restore of a backup without privileges.
     app.database
         .sql("REVOKE INSERT ON audit_log FROM saas_tenant; REVOKE UPDATE ON products FROM saas_tenant")
         .await;

@@ -1,4 +1,4 @@
-//! Calls every operation of organizations with API keys that must not see the organization, or that have only some
+//! Calls every operation of organizations with API keys that must not see the organization, or that have only some of its
 //! permissions.
 
 use reqwest::Method;
@@ -33,7 +33,7 @@ enum Expected {
     ReadOnly,
 }
 
-/// Inserts a key of a user, and returns it.
+/// Inserts an API key that a user has created, and returns its secret.
 async fn insert_key(app: &TestApp, org: i64, creator: &User, scopes: &str) -> String {
     let secret = api_key::random().unwrap();
     app.sql(&format!(
@@ -45,6 +45,7 @@ async fn insert_key(app: &TestApp, org: i64, creator: &User, scopes: &str) -> St
     secret
 }
 
+/// Returns the callers with API keys. `seen`, `suspended` and `deleted` are organizations with the mark.
 async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> Vec<Caller> {
     let stranger = Org::create(app, "plain").await;
     let mut callers = Vec::new();
@@ -66,7 +67,7 @@ async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> V
         app.sql(&format!("UPDATE api_keys SET {end} WHERE hash = sha256('{secret}')")).await;
         add(name, seen, secret, Expected::Invalid(401, "invalid_token"));
     }
-    // Changes of the creator or the membership.
+    // Changes of the creator's account or membership.
     for (name, change, expected) in [
         (
             "a demoted creator",
@@ -150,7 +151,6 @@ async fn smoke_no_key_shows_or_changes_another_organization() {
     }
 }
 
-/// Every operation whose documentation allows keys accepts a key with all scopes in its own organization.
 #[tokio::test]
 async fn a_key_with_all_scopes_may_call_every_operation_that_accepts_keys() {
     let app = TestApp::start().await;

@@ -4,9 +4,9 @@
 //! | file | proves |
 //! |---|---|
 //! | `catalog` | each table, key, view and privilege is as it has to be |
-//! | `connection` | queries see one organization, and nothing of it stays on the connection |
-//! | `plain_role` | a product that owns no table, to which the policies apply too, deletes what is due |
-//! | `role` | the migration creates the role, or says how |
+//! | `connection` | queries see one organization, and the connection does not keep it afterwards |
+//! | `plain_role` | housekeeping works if the role of the product owns no table |
+//! | `role` | the migration creates the role `saas_tenant`, or names the statements that create it |
 //! | `sources` | no code gets around the connection of an organization |
 //! | `requests`, `walk`, `keys` | no operation shows or changes another organization |
 
@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::support::{TestApp, User, records::column};
 
-/// An organization with an owner, a member and at least one row of each resource. All its texts contain its name.
+/// An organization with an owner, a member and at least one row of each resource. The texts of these rows contain its name.
 pub struct Org {
     pub id: i64,
     pub name: String,
@@ -59,7 +59,7 @@ impl Org {
         org
     }
 
-    /// Makes a user a member.
+    /// Makes a user a member with this role.
     pub async fn join(&self, app: &TestApp, user: &User, role: &str) {
         let insert = "INSERT INTO memberships (org_id, user_id, role) VALUES";
         app.sql(&format!("{insert} ({}, {}, '{role}')", self.id, user.id)).await;
@@ -100,7 +100,7 @@ impl Org {
         app.sql(&format!("{insert} {row}")).await;
     }
 
-    /// Adds the product "`name` product".
+    /// Adds a product with the name `{name} product`.
     pub async fn add_product(&self, app: &TestApp, name: &str) {
         let insert = "INSERT INTO products (org_id, sku, name, price, currency) VALUES";
         app.sql(&format!("{insert} ({}, '{name}-1', '{name} product', 100, 'EUR')", self.id)).await;

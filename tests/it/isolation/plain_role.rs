@@ -1,12 +1,13 @@
-//! A product whose role owns no table. Without an organization, the policies hide all rows of organizations from this
-//! role.
+//! A product that signs in as a role that owns no table. The policies apply to this role: outside of an organization, they hide
+//! all rows of isolated tables.
 
 use saas::services::housekeeping;
 
 use super::{Org, connection::url_for_role};
 use crate::support::{TestApp, records::column};
 
-/// Records the role that deletes a product. `ON DELETE CASCADE` runs as the owner of the table.
+/// Records the role that deletes each product: the role of the product if housekeeping deletes the row, and the owner of the
+/// table if `ON DELETE CASCADE` does.
 const RECORD_DELETIONS: &str = "
     CREATE TABLE deletions (role TEXT);
     GRANT INSERT ON deletions TO PUBLIC;

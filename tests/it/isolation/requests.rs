@@ -1,4 +1,4 @@
-//! Requests to the operations of organizations. They are built from the API document, so a new operation needs no code
+//! Requests to the operations of organizations. They are built from the API document, so most new operations need no code
 //! here.
 
 use reqwest::{Method, RequestBuilder};
@@ -120,7 +120,8 @@ impl Operation {
         })
     }
 
-    /// Returns a value that a schema accepts: its example, or one made from its type.
+    /// Returns a value that a schema accepts: its example, or a value made from its type. `at` is the place of the value in the
+    /// body, for error messages.
     fn example(&self, schema: &Value, at: &str) -> Value {
         if let Some(reference) = schema["$ref"].as_str() {
             let target = self.document.pointer(reference.trim_start_matches('#'));
@@ -137,7 +138,7 @@ impl Operation {
                 return self.example(part, at);
             }
         }
-        // Takes the last role, which is the lowest.
+        // Takes the last value. Of the roles, it is the lowest.
         if let Some(value) =
             schema["enum"].as_array().and_then(|values| values.iter().rfind(|value| !value.is_null()))
         {

@@ -15,7 +15,7 @@ use crate::support::{
 
 /// Uses a private server, because the other tests share one server and its role.
 #[tokio::test]
-async fn the_migration_creates_the_role_or_names_the_statements() {
+async fn the_migration_creates_the_role_or_names_the_statements_that_create_it() {
     let server = Server::postgres(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let superuser = server.url.expose_secret();
     let (address, _) = superuser.rsplit_once('/').unwrap();

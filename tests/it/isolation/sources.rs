@@ -1,5 +1,5 @@
-//! All code that uses the data of an organization does so over a connection of that organization. Few files use the
-//! tables without policies.
+//! Checks of the source code: isolated tables are only used over the connection of an organization, and only listed files use
+//! the tables without policies.
 
 use std::{collections::BTreeSet, fs};
 
@@ -45,7 +45,7 @@ const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "services/user_admin.rs",
 ];
 
-/// Returns the code of the sources with their paths below `src`, without comments and unit tests.
+/// Returns the path below `src` and the code of each source file, without comments and unit tests.
 fn codes() -> Vec<(String, String)> {
     let src = root().join("src");
     let codes = list_sources(&src).into_iter().map(|file| {
@@ -82,7 +82,7 @@ fn isolated_tables() -> Vec<String> {
     names.filter(|name| !CONTROL_TABLES.contains(&name.as_str())).collect()
 }
 
-/// Returns the problems of the code that uses a table of organizations.
+/// Returns the files that use an isolated table from outside of its model, or over a connection without an organization.
 fn problems(codes: &[(String, String)], table: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (file, code) in codes.iter().filter(|(_, code)| uses_table(code, table)) {
@@ -99,7 +99,7 @@ fn problems(codes: &[(String, String)], table: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_data_of_organizations_needs_their_connection() {
+fn only_models_use_isolated_tables_and_only_over_the_connection_of_an_organization() {
     let (codes, tables) = (codes(), isolated_tables());
     assert!(tables.iter().any(|table| table == "products"), "{tables:?}");
     let found: Vec<_> = tables.iter().flat_map(|table| problems(&codes, table)).collect();
@@ -113,9 +113,8 @@ fn the_data_of_organizations_needs_their_connection() {
     }
 }
 
-/// Only the listed files enter an organization or bypass its policies.
 #[test]
-fn organizations_are_entered_in_one_place() {
+fn only_listed_files_enter_an_organization_or_bypass_its_policies() {
     let codes = codes();
     let rules: [(&str, &[&str]); 7] = [
         ("enter_org", &["db/mod.rs", "db/org_conn.rs", "services/transaction.rs"]),
@@ -181,7 +180,7 @@ fn control_tables_are_used_by_known_files() {
 }
 
 #[test]
-fn imported_models_are_found() {
+fn the_models_that_a_file_imports_are_found() {
     let code = "use crate::{\n app::App,\n models::{\n a::{B, C},\n d::E, f,\n },\n services::g,\n};\nfn x() { models::h::I }";
     assert_eq!(imported_models(code).into_iter().collect::<Vec<_>>(), ["a", "d", "f", "h"]);
 }

@@ -69,12 +69,13 @@ impl Caller {
     }
 }
 
+/// Asserts that a response does not contain [`MARK`].
 pub fn assert_unmarked(answer: &Answer, what: &str) {
     let headers = format!("{:?}", answer.headers);
     assert!(!answer.text.contains(MARK) && !headers.contains(MARK), "{what} {headers}");
 }
 
-/// Returns all rows that belong to organizations, and the accounts of their members.
+/// Returns all rows that belong to these organizations, and the accounts of their members.
 pub async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
     let list = orgs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let tables = "SELECT DISTINCT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -92,8 +93,9 @@ pub async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
     column(&app.database, &format!("{} ORDER BY 1", all.join(" UNION ALL "))).await
 }
 
-/// Returns the callers who must not see the organizations. `keys.rs` has the callers with API keys. A new kind of
-/// credentials adds four callers here: of another organization, revoked, of a suspended organization, and read-only.
+/// Returns the callers who must not see the organizations, or must not change them. `keys.rs` has the callers with API keys. A
+/// new kind of credentials adds four callers here: of another organization, revoked, of a suspended organization, and
+/// read-only.
 async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> Vec<Caller> {
     let stranger = Org::create(app, "plain").await;
     let (removed, member, viewer, admin) =
@@ -125,12 +127,12 @@ async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> V
         Caller::new("a removed member", seen, &removed, hidden()),
         Caller::new("a suspended member", seen, &member, Expected::Refused(403, "member_suspended")),
         Caller::new(
-            "the owner of a suspended one",
+            "the owner of a suspended organization",
             suspended,
             &suspended.owner,
             Expected::Refused(403, "org_suspended"),
         ),
-        Caller::new("an admin of a deleted one", deleted, &admin, Expected::Forbidden),
+        Caller::new("an admin of an organization that is due for deletion", deleted, &admin, Expected::Forbidden),
         Caller::new("a viewer", seen, &viewer, Expected::ReadOnly),
     ]
 }
@@ -163,7 +165,7 @@ async fn smoke_no_operation_shows_or_changes_another_organization() {
 /// The owner of an organization uses ids of another organization. The same requests succeed with ids of the own
 /// organization, which proves that they are valid.
 #[tokio::test]
-async fn ids_of_another_organization_are_unknown() {
+async fn ids_of_another_organization_are_not_found() {
     let app = TestApp::start().await;
     let other = Org::create(&app, MARK).await;
     let before = rows_of(&app, &[other.id]).await;
@@ -204,7 +206,7 @@ async fn lists_refuse_the_cursors_of_other_organizations_and_unknown_parameters(
     let (one, other) = (Org::create(&app, "plain").await, Org::create(&app, MARK).await);
     let stranger = app.user().await;
     other.join(&app, &one.owner, "admin").await;
-    // The organization has two rows of each resource, so that each list has a second page.
+    // `one` has two rows of each resource, so that each list has a second page.
     one.add_product(&app, "second").await;
     one.add_job(&app, "second").await;
     one.add_key(&app, "second").await;
@@ -268,7 +270,7 @@ async fn operations_outside_of_organizations_show_nothing_of_them() {
 
 /// The audit trail of the platform has the actor, the action and the target, but not the data.
 #[tokio::test]
-async fn an_admin_of_the_platform_sees_no_data_in_the_trail() {
+async fn the_audit_trail_of_the_platform_has_no_data_of_organizations() {
     let app = TestApp::start().await;
     let (org, admin) = (Org::create(&app, "plain").await, app.admin().await);
     let path = format!("/orgs/{}/products", org.id);

@@ -65,11 +65,11 @@ impl History {
             Ok(answered) => answered,
             Err(error) if error.code() == Some("QUOTA") => {
                 self.model.may_end.clear();
-                return self.is_over_limit(group.as_deref(), &ids, max_jobs, max_bytes);
+                return self.expect_over_limit(group.as_deref(), &ids, max_jobs, max_bytes);
             }
             Err(error) => return Err(format!("push raised {error}")),
         };
-        let within = self.is_over_limit(group.as_deref(), &ids, max_jobs, max_bytes).is_err();
+        let within = self.expect_over_limit(group.as_deref(), &ids, max_jobs, max_bytes).is_err();
         if let Some((first, open)) = first {
             if keep_first {
                 holds!(
@@ -111,8 +111,8 @@ impl History {
         Ok(())
     }
 
-    /// Returns an error unless the new jobs `ids` would exceed a limit of the owner.
-    fn is_over_limit(&self, group: Option<&str>, ids: &[String], max_jobs: usize, max_bytes: usize) -> Check {
+    /// Returns an error unless the new ones of the jobs `ids` would exceed the limit of jobs or of bytes of their owner.
+    fn expect_over_limit(&self, group: Option<&str>, ids: &[String], max_jobs: usize, max_bytes: usize) -> Check {
         let Some(account) = group.and_then(owner_of).and_then(|owner| self.model.before.accounts.get(owner))
         else {
             return Err("without an owner there is no limit".into());
@@ -129,7 +129,7 @@ impl History {
         Ok(())
     }
 
-    /// Deletes the waiting jobs of an owner, and signals the running jobs to stop. The jobs of other owners stay.
+    /// Deletes the waiting jobs of an owner, and signals the running jobs of the owner to stop. The jobs of other owners stay.
     pub(super) fn purge_owner(&mut self) -> Check {
         let owner = 1 + self.below(2);
         let group = format!("owner:{owner}");
@@ -163,7 +163,7 @@ impl History {
         Ok(())
     }
 
-    /// Returns the job that holds a unique key, and whether the key expires in more than a minute.
+    /// Returns the job that holds a unique key, and whether the key holds for more than another minute.
     pub(super) fn holder_of(&mut self, key: &str) -> Option<(String, bool)> {
         let key = format!("uniq:{key}");
         let open = self.engine.redis::<i64>("PTTL", &key, &[]) > 60_000;
@@ -224,7 +224,7 @@ impl History {
         loop {
             let args = [strings(&[&queue, &state, &most, &"+inf", &"g"]), left].concat();
             let (n, rest): (usize, Vec<String>) = self.call("purge", &args)?;
-            // ZSCAN returns all entries of a small set in one call, so the limit does not apply to these states.
+            // ZSCAN returns all entries of a small set in one call, so the limit does not apply to `scheduled` and `deferred`.
             let at_once = ["scheduled", "deferred"].contains(&state);
             holds!(n <= most || at_once, "{n} were purged in one call with a limit of {most}");
             gone += n;

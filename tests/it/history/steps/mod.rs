@@ -13,15 +13,16 @@ use super::{
     scripts::{Engine, QUEUES, Snapshot},
 };
 
-/// The duration of a lease in milliseconds.
-const LEASE: i64 = 40;
-/// A job fails after this number of its workers have crashed.
-const CRASHES: u32 = 5;
+/// The duration of a lease. It is short, so that leases expire during a history.
+const LEASE_MS: i64 = 40;
+/// A job fails for good once this number of its workers have crashed.
+const MAX_CRASHES: u32 = 5;
 
-/// A lease that a worker believes to hold, although it may have expired.
+/// A lease that a worker assumes to hold. It may have expired in Redis.
 struct Held {
     queue: &'static str,
     token: String,
+    /// The lease as Redis stores it: the token, `|` and the ids of its jobs.
     lease: String,
     /// The jobs of the lease. The value says whether Redis may have records of the job besides its envelope, such as
     /// attempts or progress.
@@ -31,13 +32,17 @@ struct Held {
 pub struct History {
     pub engine: Engine,
     pub model: Model,
+    /// The state of the random number generator.
     random: u64,
+    /// The number of names that were given to jobs, workers and tokens.
     named: u64,
+    /// The leases of each worker.
     workers: BTreeMap<String, Vec<Held>>,
     /// The tokens of fetches whose responses were lost.
     lost: Vec<String>,
     paused: HashSet<&'static str>,
     limits: HashMap<&'static str, usize>,
+    /// The number of settlements that the script has rejected.
     pub rejected: u64,
 }
 
@@ -70,15 +75,18 @@ impl History {
         ((z ^ (z >> 31)) % n as u64) as usize
     }
 
+    /// Returns `true` with this probability.
     fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
+    /// Returns a new name that begins with `kind`.
     fn name(&mut self, kind: &str) -> String {
         self.named += 1;
         format!("{kind}{}", self.named)
     }
 
+    /// Returns a random job, also one that has ended.
     fn some_job(&mut self) -> Option<String> {
         let n = self.model.jobs.len().checked_sub(1)?;
         // Prefers one of the 40 latest jobs.
@@ -126,7 +134,7 @@ impl History {
         self.model.check(now, |ids| engine.outcomes(ids))
     }
 
-    /// Runs a single worker without faults, until every job has ended.
+    /// Runs a single worker without faults until every job has ended or failed, at most 30 seconds.
     pub fn finish(&mut self) -> Check {
         for queue in QUEUES {
             for what in ["paused", "concurrency"] {

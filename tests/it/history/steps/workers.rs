@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{CRASHES, Held, History, LEASE, strings};
+use super::{Held, History, LEASE_MS, MAX_CRASHES, strings};
 use crate::history::{
     model::{Check, holds, may_be_held},
     scripts::{Account, QUEUES, Snapshot},
@@ -20,10 +20,10 @@ impl History {
         let shared = self.chance(30).then(|| self.below(max + 1));
         let owner_max = [0, 2, 2, 5][self.below(4)];
         let ahead = [0, 0, 1, 5][self.below(4)];
-        self.take(&worker, &token, (max, ahead), shared, owner_max, &order, LEASE)?;
+        self.take(&worker, &token, (max, ahead), shared, owner_max, &order, LEASE_MS)?;
         let lost = self.chance(8);
         if lost {
-            // The response is lost, so the worker does not know that it holds these jobs.
+            // The response is lost, so the worker does not know the leases of this fetch.
             let held = self.workers.get_mut(&worker).into_iter().flatten();
             let keep: Vec<_> = held
                 .map(|held| held.token.clone())
@@ -38,8 +38,11 @@ impl History {
     }
 
     /// Fetches up to `max` jobs for free slots, and up to `ahead` jobs before a slot is free. Returns the number of
-    /// fetched jobs. With `shared`, the first queue is reserved: at most `shared` of the jobs for free slots may be
-    /// from other queues.
+    /// fetched jobs.
+    ///
+    /// `order` are the queues, the highest priority first. With `shared`, the first queue is reserved: at most `shared` of the
+    /// jobs for free slots may be from other queues. `owner_max` is the number of jobs of one owner that may run, 0 for no
+    /// limit. `lease` is in milliseconds.
     pub(super) fn take(
         &mut self,
         worker: &str,
@@ -79,7 +82,7 @@ impl History {
                 running + ids.len() <= limit,
                 "{queue}: {ids:?} were fetched while {running} ran, with a limit of {limit}"
             );
-            // The numbers of turns of the groups that still have jobs differ by at most 1.
+            // The numbers of jobs that this fetch took from the groups that still have jobs differ by at most 1.
             let turns = |waited: &[String]| ids.iter().filter(|id| waited.contains(*id)).count();
             let left: Vec<_> = before
                 .groups
@@ -119,7 +122,7 @@ impl History {
         Ok(came + came_ahead)
     }
 
-    /// Checks that no job is fetched ahead from a queue while a queue of higher priority has jobs that wait for slots.
+    /// Checks that no job was fetched ahead from a queue while a queue of higher priority had jobs that wait for a free slot.
     fn check_priority(
         &mut self,
         order: &[&str],
@@ -131,8 +134,7 @@ impl History {
         for (at, first) in order.iter().enumerate().skip(usize::from(reserved)) {
             let queue = &after.queues[first];
             let must_wait = self.limits.contains_key(first) || !queue.groups.is_empty();
-            // Groups of owners are ignored: the limit of an owner may delay their jobs, so these jobs do not wait for a
-            // slot.
+            // Ignores groups of owners: the limit of an owner may delay their jobs, so these jobs may not wait for a slot.
             let mut waiting = queue.groups.keys().filter(|group| owner_max == 0 || !may_be_held(group));
             let is_ready = !queue.list.is_empty() || waiting.next().is_some();
             if must_wait && is_ready && !self.paused.contains(first) {
@@ -143,8 +145,8 @@ impl History {
         Ok(())
     }
 
-    /// Checks that each job that was fetched ahead has no group, is from a queue without a limit, and is not suspected
-    /// to have crashed a worker.
+    /// Checks that the jobs that were fetched ahead have no group, are from a queue that has no limit and is not reserved, and
+    /// have not run on a worker that crashed.
     fn check_ahead(&self, queue: &str, ids: &[String], reserved: bool) -> Check {
         let before = &self.model.before;
         holds!(!reserved, "{ids:?} were fetched ahead from the reserved queue");
@@ -165,7 +167,7 @@ impl History {
             for lease in held.iter_mut().filter(|held| held.queue == queue) {
                 for (id, extras) in lease.jobs.clone() {
                     if self.chance(4) {
-                        // Settles the job with an old token, like a worker that has lost the lease.
+                        // Settles the job with the token of an earlier lease, like a worker that has lost its lease.
                         entries.push(self.disposition(id, "t0.0", extras));
                     } else if self.chance(50) {
                         lease.jobs.remove(&id);
@@ -186,6 +188,7 @@ impl History {
         Ok(())
     }
 
+    /// Returns a random settlement of a job, as the script `settle` takes it.
     pub(super) fn disposition(&mut self, id: String, token: &str, extras: bool) -> [String; 6] {
         let op = ["ok", "ok", "ok", "ok", "retry", "snooze", "dead", "release", "cancel"][self.below(9)];
         let arg = match op {
@@ -200,7 +203,8 @@ impl History {
         [op.into(), id, token.to_owned(), arg.to_string(), "600000".into(), text]
     }
 
-    /// Settles jobs, sometimes twice in one call or in two calls. Checks which dispositions are applied.
+    /// Settles jobs, sometimes twice in one call or in two calls. Checks that a settlement is applied once, and only if its
+    /// token holds the job. `over` are the leases that end.
     pub(super) fn deliver(&mut self, queue: &str, over: &[String], entries: Vec<[String; 6]>) -> Check {
         let twice = self.chance(15);
         let again = self.chance(15);
@@ -240,7 +244,7 @@ impl History {
     pub(super) fn beat(&mut self) -> Check {
         let Some(worker) = self.some_worker() else { return Ok(()) };
         let held = &self.workers[&worker];
-        let mut args = strings(&[&LEASE, &worker, &"{}", &held.len()]);
+        let mut args = strings(&[&LEASE_MS, &worker, &"{}", &held.len()]);
         args.extend(held.iter().flat_map(|held| [held.queue.to_owned(), held.lease.clone()]));
         let report = self.chance(30);
         for held in self.workers.get_mut(&worker).into_iter().flatten().filter(|_| report) {
@@ -265,18 +269,20 @@ impl History {
         Ok(())
     }
 
-    /// Runs a tick of the scheduler. The first tick after an outage must not recover a job.
+    /// Runs a tick of the scheduler. With `after_outage`, the tick before it seems to be long ago, as after an outage of Redis:
+    /// it must not recover a job.
     pub(super) fn tick(&mut self, after_outage: bool) -> Check {
         if after_outage {
+            // The time of the last tick.
             self.engine.redis::<()>("SET", "tick", &["1"]);
         }
         let grace = after_outage || self.engine.redis("EXISTS", "grace", &[]);
         let before = self.engine.snapshot();
         let seed = self.below(1 << 30);
         let args = strings(&[
-            &LEASE,
+            &LEASE_MS,
             &10_000,
-            &CRASHES,
+            &MAX_CRASHES,
             &4,
             &seed,
             &100_000,
@@ -331,7 +337,7 @@ impl History {
         Ok(())
     }
 
-    /// Releases a fetch whose response was lost. The fetch then arrives again, and must return no jobs.
+    /// Releases the jobs of a fetch whose response was lost. The fetch then arrives again, and must return no jobs.
     pub(super) fn release(&mut self) -> Check {
         let Some(token) = self.lost.pop() else { return Ok(()) };
         self.call::<u64>("release", &[token.clone(), "a".into(), "b".into()])?;
@@ -340,7 +346,7 @@ impl History {
         };
         let after = self.engine.snapshot();
         holds!(held(&after) == 0, "{token} was released and holds jobs");
-        let came = self.take("late", &token, (5, 5), None, 0, &["a", "b"], LEASE)?;
+        let came = self.take("late", &token, (5, 5), None, 0, &["a", "b"], LEASE_MS)?;
         holds!(came == 0, "a released fetch took {came} jobs");
         Ok(())
     }
