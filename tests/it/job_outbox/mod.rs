@@ -30,6 +30,7 @@ use crate::support::{
     servers::servers,
 };
 
+/// Flags of an application for which Redis is unavailable.
 const UNREACHABLE_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
 
 fn task(name: &str) -> ExampleTask {
@@ -55,12 +56,12 @@ async fn enqueue_plain(app: &TestApp, name: &str) -> String {
     enqueue_without_relay(&app.app, name, Origin::default(), EnqueueOptions::default()).await
 }
 
-/// Returns the ids of the jobs in the outbox in the format of the queue, the oldest first.
+/// Returns the ids of the jobs in the outbox, in the format of the queue, sorted.
 async fn waiting(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT replace(id::text, '-', '') FROM job_outbox ORDER BY id").await
 }
 
-/// Returns the total number of jobs that were enqueued to the queue.
+/// Returns the number of jobs that were ever enqueued to the queue `default`.
 async fn total_enqueued(app: &TestApp) -> u64 {
     app.app.queue.queue("default").await.unwrap().map_or(0, |queue| queue.totals.enqueued)
 }
@@ -86,7 +87,7 @@ async fn smoke_a_job_exists_if_and_only_if_its_transaction_commits() {
     assert_eq!((app.run_jobs().await.finished, total_enqueued(&app).await), (1, 1));
     assert!(waiting(&app).await.is_empty());
 
-    // While Redis is unavailable, the job waits, and no attempt is counted.
+    // While Redis is unavailable, the job stays in the outbox, and the relay records no attempt in `tried_at`.
     let away = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
     let write = async |tx: &Tx<'_>| {
         away.app.queue.enqueue_in_tx(tx, &job, Origin::default(), EnqueueOptions::default()).await
@@ -101,7 +102,7 @@ async fn smoke_a_job_exists_if_and_only_if_its_transaction_commits() {
 }
 
 #[tokio::test]
-async fn a_waiting_job_has_a_status_and_can_be_canceled() {
+async fn an_outbox_job_has_a_status_and_can_be_canceled() {
     let app = TestApp::start().await;
     let (owner, other, admin) = (app.user().await, app.user().await, app.admin().await);
     let away = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
@@ -135,7 +136,7 @@ async fn a_waiting_job_has_a_status_and_can_be_canceled() {
 }
 
 #[tokio::test]
-async fn a_job_keeps_its_options() {
+async fn an_outbox_job_keeps_its_options() {
     let app = TestApp::start().await;
     let add =
         async |name: &str, options| enqueue_without_relay(&app.app, name, Origin::default(), options).await;
@@ -177,13 +178,13 @@ async fn a_job_keeps_its_options() {
 }
 
 #[tokio::test]
-async fn a_job_that_may_have_run_is_set_aside() {
+async fn an_outbox_job_that_may_have_run_is_set_aside() {
     let app = TestApp::start().await;
     let done = enqueue_plain(&app, "done").await;
     app.sql("CREATE TABLE again AS SELECT * FROM job_outbox").await;
     sweep(&app.app).await.unwrap();
     app.run_jobs().await;
-    // Simulates crashes that have left these rows. Only the job `done` has run.
+    // These rows are left, as after crashes. Only the job `done` has run.
     app.sql("INSERT INTO job_outbox SELECT * FROM again").await;
     let (lost, old, forgotten) = (
         enqueue_plain(&app, "lost").await,
@@ -202,7 +203,8 @@ async fn a_job_that_may_have_run_is_set_aside() {
     assert_eq!(waiting(&app).await, std::slice::from_ref(&old));
     assert_eq!(app.run_jobs().await.finished, 3, "`done` does not run again");
 
-    // Simulates another crash. Since then, the queue has deleted states because their number is limited.
+    // Another row is left, as after a crash. Since then, the queue has deleted states of jobs, because their number is
+    // limited.
     let forgotten = enqueue_plain(&app, "forgotten").await;
     let mut redis = connect(&servers().await.redis_url()).await.unwrap();
     let (key, now) = (format!("{}:forgotten", app.prefix), Utc::now().timestamp_millis());
@@ -228,17 +230,18 @@ async fn a_job_that_may_have_run_is_set_aside() {
     {
         assert_eq!(app.status(id, &admin).await["status"], status);
     }
-    // The documentation tells operators to run this statement.
+    // docs/jobs.md tells operators to run this statement for a job that they want to run.
     app.sql("UPDATE job_outbox SET set_aside_at = NULL, tried_at = NULL, claimed_until = NULL").await;
     assert_eq!(sweep(&app.app).await.unwrap(), 2);
 }
 
 #[tokio::test]
-async fn the_queue_knows_what_it_has_forgotten() {
+async fn the_queue_refuses_a_repeated_job_if_it_may_have_deleted_the_state_of_the_job() {
     let queue = TestQueue::new().await;
     queue.push("ended", Behavior::Succeed).await;
     queue.drain().await;
-    // Adds a full bucket of states from an hour ago. Together with the state above, it exceeds the limit of one state.
+    // Adds a bucket with one state from an hour ago. With the state of the job above, the queue has two states, and the tick
+    // below has a limit of one.
     let hour_ago = (Utc::now().timestamp_millis() - 3_600_000).to_string();
     let _: () = queue.redis(&["ZADD", "{}:ended", &hour_ago, "{}:ended:86400000:1"]).await;
     let _: () = queue.redis(&["HSET", "{}:ended:86400000:1", "a", "f"]).await;
@@ -256,7 +259,7 @@ async fn the_queue_knows_what_it_has_forgotten() {
 }
 
 #[tokio::test]
-async fn a_job_that_cannot_be_enqueued_blocks_no_other() {
+async fn an_outbox_job_that_cannot_be_enqueued_does_not_block_others() {
     let app = TestApp::start().await;
     let after = vec!["019a8c1e7d3a7c2e9b1f5d4c3b2a1908".to_owned()];
     let orphan = EnqueueOptions { after, ..EnqueueOptions::default() };

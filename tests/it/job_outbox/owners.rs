@@ -1,9 +1,9 @@
-//! The waiting jobs of users: their limits, and what happens to them with the account.
+//! The jobs of users in the outbox: how the limits count them, and their deletion when the account is deactivated.
 
 use super::*;
 
 #[tokio::test]
-async fn the_limits_of_an_owner_count_jobs_that_wait() {
+async fn the_limits_of_an_owner_count_jobs_in_the_outbox() {
     let app = TestApp::with(&["--user-max-queued-jobs=3", "--user-max-jobs-per-hour=6"]).await;
     let owner = app.user().await;
     let add = async || enqueue_without_relay(&app.app, "x", origin(&owner), EnqueueOptions::default()).await;
@@ -32,7 +32,7 @@ async fn the_limits_of_an_owner_count_jobs_that_wait() {
 
 /// The relay deletes a row after it has enqueued the job. If the process crashes between the two steps, the row stays.
 #[tokio::test]
-async fn a_job_counts_once_for_its_owner_also_while_its_row_is_left() {
+async fn a_job_that_is_in_the_queue_and_in_the_outbox_counts_once_for_its_owner() {
     let app = TestApp::with(&["--user-max-queued-jobs=3", "--user-max-queued-bytes=100000"]).await;
     let owner = app.user().await;
     let check = async || check_owner(&app.app, owner.id, 100).await;
@@ -48,8 +48,8 @@ async fn a_job_counts_once_for_its_owner_also_while_its_row_is_left() {
     assert_eq!(app.run_jobs().await.finished, 3);
     check().await.unwrap();
 
-    // Rows of other jobs count for the limit. A row that was set aside does not count, because no relay will enqueue
-    // it.
+    // Rows of jobs that are not in the queue count for the limit. A row that was set aside does not count, because no relay
+    // enqueues it.
     let add = "INSERT INTO job_outbox (id, queue, task, owner, envelope, options)
                SELECT gen_random_uuid(), queue, task, owner, envelope, options FROM copied";
     app.sql(add).await;
@@ -67,7 +67,7 @@ async fn a_job_counts_once_for_its_owner_also_while_its_row_is_left() {
 }
 
 #[tokio::test]
-async fn jobs_of_a_deactivated_user_leave_the_table() {
+async fn jobs_of_a_deactivated_user_are_deleted_from_the_outbox() {
     let app = TestApp::start().await;
     let (owner, other, admin) = (app.user().await, app.user().await, app.admin().await);
     for user in [&owner, &other] {

@@ -2,13 +2,14 @@
 //! each committed transaction has exactly one job, which was enqueued once, and other transactions have none.
 //!
 //! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7 ./scripts/test
-//! job_outbox_history` repeats its steps. Further tests break the relay, and require that the check detects that.
+//! job_outbox_history` repeats its steps. Further tests add a bug, and require that the check
+//! detects it.
 
 mod operation;
 
 use std::{process::Command, time::Duration};
 
-use operation::{Bug, LEDGER, Operation, cut, start_app};
+use operation::{Bug, LEDGER, Operation, poll_at_most, start_app};
 use saas::{app::App, services::job_relay::sweep};
 
 use crate::support::{
@@ -24,7 +25,9 @@ struct History {
     /// The queue with its worker. The worker never crashes, so a job that is enqueued once runs once.
     queue: TestQueue,
     bug: Option<Bug>,
+    /// The state of the random number generator.
     random: u64,
+    /// The number of jobs that were named.
     named: usize,
 }
 
@@ -51,7 +54,8 @@ impl History {
         self.below(100) < percent
     }
 
-    /// Returns a transaction or a relay. It may crash.
+    /// Returns a random operation: a transaction or a run of the relay. In two of five cases, it is dropped after some polls,
+    /// like a process that crashes.
     fn operation(&mut self) -> impl Future<Output = ()> + use<> {
         self.named += 1;
         let operation = Operation {
@@ -65,17 +69,18 @@ impl History {
         };
         let polls = if self.chance(40) { 1 + self.below(15) } else { usize::MAX };
         async move {
-            cut(operation.run(), polls).await;
+            poll_at_most(operation.run(), polls).await;
         }
     }
 
+    /// Runs a random operation, possibly with a crash of a server, or runs the jobs of the queue.
     async fn step(&mut self) {
         let mut operation = Box::pin(self.operation());
-        // The server crashes after `polls` polls of the operation. The operation continues without it.
+        // The server that crashes does so after `polls` polls of the operation. The operation then continues without the server.
         let polls = self.below(15);
         match self.below(100) {
             0..=9 if self.redis_is_up => {
-                let has_ended = cut(operation.as_mut(), polls).await;
+                let has_ended = poll_at_most(operation.as_mut(), polls).await;
                 self.redis.kill().await;
                 self.redis_is_up = false;
                 if !has_ended {
@@ -84,7 +89,7 @@ impl History {
             }
             0..=24 if !self.redis_is_up => self.start_redis().await,
             10..=14 => {
-                let has_ended = cut(operation.as_mut(), polls).await;
+                let has_ended = poll_at_most(operation.as_mut(), polls).await;
                 self.postgres.crash().await;
                 if !has_ended {
                     operation.await;
@@ -120,7 +125,8 @@ impl History {
         api.end().await;
     }
 
-    /// Completes all pending work without crashes, and checks the jobs.
+    /// Completes all pending work without crashes. Returns an error unless exactly the jobs of committed transactions have run,
+    /// and each was enqueued once.
     async fn finish(mut self) -> Result<(), String> {
         self.start_redis().await;
         let url = self.postgres.url();
@@ -184,6 +190,7 @@ fn is_full() -> bool {
     std::env::var_os("TEST_FULL").is_some()
 }
 
+/// Runs a history of random steps. Returns an error if the check at the end fails.
 async fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<(), String> {
     let mut history = History::new(seed, bug).await;
     for _ in 0..steps {
@@ -192,7 +199,8 @@ async fn run(seed: u64, steps: usize, bug: Option<Bug>) -> Result<(), String> {
     history.finish().await
 }
 
-async fn histories(seeds: std::ops::Range<u64>) {
+/// Runs a history for each seed. Panics if a check fails.
+async fn run_histories(seeds: std::ops::Range<u64>) {
     let steps = if is_full() { 400 } else { 80 };
     for seed in seeds {
         if let Err(broken) = run(seed, steps, None).await {
@@ -206,20 +214,20 @@ async fn a_job_exists_once_if_and_only_if_its_transaction_commits() {
     match std::env::var("HISTORY_SEED") {
         Ok(seed) => {
             let seed = seed.parse().unwrap();
-            histories(seed..seed + 1).await;
+            run_histories(seed..seed + 1).await;
         }
-        Err(_) => histories(if is_full() { 0..10 } else { 0..1 }).await,
+        Err(_) => run_histories(if is_full() { 0..10 } else { 0..1 }).await,
     }
 }
 
 #[tokio::test]
 async fn a_job_exists_once_if_and_only_if_its_transaction_commits_with_a_new_seed() {
     let seed = u64::from(std::process::id()) * 1_000;
-    histories(seed..seed + if is_full() { 10 } else { 1 }).await;
+    run_histories(seed..seed + if is_full() { 10 } else { 1 }).await;
 }
 
-/// Fails unless the check detects the bug.
-async fn is_detected(bug: Bug) {
+/// Runs histories with a bug, and panics unless the check detects the bug in one of them.
+async fn assert_detected(bug: Bug) {
     for seed in 0..10 {
         if let Err(broken) = run(seed, 80, Some(bug)).await {
             println!("detected with seed {seed}: {broken}");
@@ -231,10 +239,10 @@ async fn is_detected(bug: Bug) {
 
 #[tokio::test]
 async fn a_relay_that_deletes_rows_first_is_detected() {
-    is_detected(Bug::DeletesRowsFirst).await;
+    assert_detected(Bug::DeletesRowsFirst).await;
 }
 
 #[tokio::test]
 async fn a_job_that_is_enqueued_before_the_commit_is_detected() {
-    is_detected(Bug::EnqueuesBeforeCommit).await;
+    assert_detected(Bug::EnqueuesBeforeCommit).await;
 }

@@ -1,4 +1,4 @@
-//! The operations of a history: transactions that enqueue a job, and relays.
+//! The operations of a history: transactions that enqueue a job, and runs of the relay.
 
 use std::{future::poll_fn, pin::pin, task::Poll};
 
@@ -18,7 +18,7 @@ use saas::{
 
 use crate::support::queue::{Behavior, Task};
 
-/// The table to which each transaction adds a row. The job of the transaction has the same name as the row.
+/// The table to which each transaction adds a row with the id and the name of its job.
 pub const LEDGER: &str = "CREATE TABLE ledger (id UUID PRIMARY KEY, name TEXT NOT NULL UNIQUE)";
 
 /// A wrong order of steps, which the check must detect.
@@ -52,11 +52,14 @@ pub struct Operation {
     pub app: App,
     pub bug: Option<Bug>,
     pub name: String,
+    /// Whether the operation is a run of the relay. Otherwise, it is a transaction.
     pub is_relay: bool,
-    /// For a relay: whether the claims of crashed relays have expired.
+    /// For a relay: whether the claims of crashed relays on rows have expired.
     pub claims_are_over: bool,
+    /// For a transaction: whether it commits.
     pub commits: bool,
-    /// Whether the process survives the commit.
+    /// For a transaction: whether the process enqueues the job right after the commit. Otherwise, the job stays in the outbox,
+    /// as after a crash.
     pub relays_soon: bool,
 }
 
@@ -119,8 +122,9 @@ async fn delete_then_enqueue(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Polls a future at most `polls` times, and then drops it, like a crash. Returns whether the future has completed.
-pub async fn cut<F: Future>(future: F, mut polls: usize) -> bool {
+/// Polls a future at most `polls` times. Returns whether the future has completed. If not, a future that was passed by value is
+/// dropped, like the work of a process that crashes.
+pub async fn poll_at_most<F: Future>(future: F, mut polls: usize) -> bool {
     let mut future = pin!(future);
     poll_fn(|context| {
         if polls == 0 {

@@ -1,15 +1,15 @@
-//! Missing, expired and revoked credentials: every operation that needs a caller refuses them.
+//! Missing, expired and revoked credentials: every operation that requires authentication refuses them.
 
 use super::*;
 
 #[tokio::test]
-async fn smoke_an_anonymous_request_is_refused() {
+async fn smoke_every_secured_operation_refuses_an_anonymous_request() {
     let app = TestApp::start().await;
     assert_all_refuse(&app, None, 401, "not_authenticated").await;
 }
 
 #[tokio::test]
-async fn smoke_an_expired_token_is_refused() {
+async fn smoke_every_secured_operation_refuses_an_expired_token() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     let session = app.get("/users/me/sessions", Some(&user)).await.body[0]["id"].clone();
@@ -26,7 +26,7 @@ async fn smoke_an_expired_token_is_refused() {
 }
 
 #[tokio::test]
-async fn smoke_a_token_of_a_revoked_session_is_refused() {
+async fn smoke_every_secured_operation_refuses_a_token_of_a_revoked_session() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     assert_eq!(app.call(Method::POST, "/auth/logout", &user).await.status, 204);
@@ -34,7 +34,7 @@ async fn smoke_a_token_of_a_revoked_session_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_of_an_expired_session_is_refused() {
+async fn every_secured_operation_refuses_a_token_of_an_expired_session() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     app.sql("UPDATE sessions SET expires_at = now()").await;
@@ -42,7 +42,7 @@ async fn a_token_of_an_expired_session_is_refused() {
 }
 
 #[tokio::test]
-async fn smoke_an_inactive_user_is_refused() {
+async fn smoke_every_secured_operation_refuses_an_inactive_user() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     app.sql("UPDATE users SET is_active = false").await;
@@ -51,7 +51,7 @@ async fn smoke_an_inactive_user_is_refused() {
 
 /// The key has all scopes, and its creator is an admin of the platform.
 #[tokio::test]
-async fn smoke_a_valid_key_is_refused_exactly_where_a_session_is_needed() {
+async fn smoke_a_valid_key_is_refused_exactly_by_the_operations_that_require_a_session() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let org = create_org(&app, &admin).await;
@@ -70,7 +70,7 @@ async fn smoke_a_valid_key_is_refused_exactly_where_a_session_is_needed() {
 }
 
 #[tokio::test]
-async fn smoke_a_revoked_key_is_refused() {
+async fn smoke_every_secured_operation_refuses_a_revoked_key() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let org = create_org(&app, &admin).await;
@@ -80,7 +80,7 @@ async fn smoke_a_revoked_key_is_refused() {
 }
 
 #[tokio::test]
-async fn the_token_of_a_deleted_user_is_refused() {
+async fn every_secured_operation_refuses_the_token_of_a_deleted_user() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     app.sql("DELETE FROM users").await;

@@ -18,7 +18,7 @@ const REVOCATIONS: &[(&str, u16, &str)] = &[
     ("UPDATE users SET is_active = false WHERE id = {id}", 403, "inactive_user"),
     ("DELETE FROM users WHERE id = {id}", 401, "invalid_token"),
 ];
-/// As [`REVOCATIONS`], for operations of admins only.
+/// A further entry of [`REVOCATIONS`] for the operations of admins: other operations do not refuse a demoted admin.
 const DEMOTION: (&str, u16, &str) = ("UPDATE users SET role = 'user' WHERE id = {id}", 403, "forbidden");
 
 const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -71,7 +71,7 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_body_arrives
     }
 }
 
-/// The cached identity does not expire, so only the transaction of the change can refuse the request.
+/// The cached identity does not expire during the test, so only the transaction of the change can refuse the request.
 #[tokio::test]
 async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction() {
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;

@@ -40,8 +40,8 @@ const PUBLIC: &[&str] = &[
     "verify_email",
 ];
 
-/// Operations for admins, in alphabetical order. An operation that is neither here nor in `PUBLIC` is for any
-/// signed-in user.
+/// Operations for admins, in alphabetical order. An operation that is neither here nor in `PUBLIC` is for signed-in users, or for
+/// members of an organization.
 const ADMINS: &[&str] = &[
     "cancel_any_job",
     "change_queue",
@@ -117,6 +117,7 @@ impl Operation {
     }
 }
 
+/// Returns all operations of the API document.
 async fn read_operations(app: &TestApp) -> Vec<Operation> {
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
     let mut operations = Vec::new();
@@ -134,13 +135,14 @@ async fn secured_operations(app: &TestApp) -> Vec<Operation> {
     read_operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
 }
 
-/// Asserts that a list in this file contains exactly the operations in `found`. The error message names the line to add
-/// or remove.
+/// Asserts that a list in this file contains exactly the operations in `found`. The error message names each line to add or
+/// remove. `unlisted` says what is true of an operation that the list lacks, `not_found` what is true of one that it has too much.
 fn assert_list(name: &str, list: &[&str], found: &BTreeSet<String>, unlisted: &str, not_found: &str) {
     let changes = list_changes(name, list, found, unlisted, not_found);
     assert!(changes.is_empty(), "{}", changes.join("\n"));
 }
 
+/// Returns the lines to add to a list and to remove from it, as sentences.
 fn list_changes(
     name: &str,
     list: &[&str],
@@ -164,7 +166,7 @@ fn list_changes(
 }
 
 #[test]
-fn a_difference_of_the_operations_names_the_line_to_change() {
+fn the_error_about_a_list_of_operations_names_the_line_to_change() {
     let found: BTreeSet<_> = ["a", "c", "e"].map(str::to_owned).into();
     assert_eq!(list_changes("LIST", &["a", "c", "e"], &found, "x", "y"), [""; 0]);
     let changes = list_changes("LIST", &["b", "c", "d"], &found, "is open. If so", "is closed");
@@ -231,7 +233,7 @@ async fn ensure_signed_in(app: &TestApp, user: User) -> User {
 }
 
 #[tokio::test]
-async fn smoke_a_user_is_refused_exactly_the_admin_operations() {
+async fn smoke_a_user_is_refused_exactly_by_the_admin_operations() {
     let app = TestApp::start().await;
     let mut user = app.user().await;
     let mut refused = BTreeSet::new();
@@ -253,7 +255,7 @@ async fn smoke_a_user_is_refused_exactly_the_admin_operations() {
 }
 
 #[tokio::test]
-async fn without_a_required_second_factor_only_its_setup_is_allowed() {
+async fn without_a_required_second_factor_only_the_listed_operations_are_allowed() {
     let app = TestApp::with(&["--require-two-factor=all"]).await;
     let (mut user, mut allowed) = (app.admin().await, BTreeSet::new());
     for operation in secured_operations(&app).await {

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn imports_are_checked_limited_and_repeatable() {
+async fn imports_of_products_are_validated_limited_and_idempotent() {
     let app = TestApp::with(&["--user-max-queued-jobs=2"]).await;
     let (org, viewer) = (app.empty_org("one").await, app.user().await);
     org.join(&app, &viewer, "viewer").await;
@@ -21,7 +21,7 @@ async fn imports_are_checked_limited_and_repeatable() {
     let post =
         async |products: Value| app.post(&path, Some(&org.owner), json!({ "products": products })).await;
     let euro = json!({ "sku": "new-1", "name": "One", "price": 1, "currency": "eur" });
-    // The same limits as those of POST /products.
+    // An import has the same limits of field values as POST /products.
     let costly = json!({ "sku": "new-1", "name": "One", "price": 1_000_000_000_001_i64, "currency": "EUR" });
     for (products, wrong) in [
         (json!([]), vec![("body.products", "too_short")]),

@@ -8,7 +8,7 @@ use super::ids;
 use crate::support::{TestApp, app::Answer};
 
 #[tokio::test]
-async fn the_list_has_pages_a_filter_and_the_states() {
+async fn the_list_of_org_jobs_has_pages_a_filter_and_the_status_of_each_job() {
     let app = TestApp::start().await;
     let org = app.empty_org("one").await;
     let mut jobs = Vec::new();
@@ -28,8 +28,8 @@ async fn the_list_has_pages_a_filter_and_the_states() {
     assert_eq!(ids(&app.list_org_jobs(&org, "?task=nothing", &org.owner).await), [""; 0]);
 
     app.run_jobs().await;
-    // `old` is a job that ended long ago: only its row in `org_jobs` is left. `new` is a job that has just been
-    // committed.
+    // `old` is a job that ended long ago: only its row in `org_jobs` is left. `new` is a job that was just committed, and is
+    // still in the outbox.
     let old = "01890000000070008000000000000000";
     let new = "ffffffffffff7000800000000000000f";
     let row =

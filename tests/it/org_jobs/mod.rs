@@ -35,7 +35,7 @@ impl TestApp {
         self.post(&path, Some(user), json!({ "products": products })).await
     }
 
-    /// Enqueues an import. Returns its id once the job is in the queue.
+    /// Enqueues an import, and waits until the job is in the queue. Returns the id of the job.
     async fn enqueue_import(&self, org: &Org, user: &User, skus: &[&str]) -> String {
         let answer = self.post_import(org, user, skus).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -53,7 +53,8 @@ impl TestApp {
         self.call(Method::GET, &format!("/orgs/{}/jobs{query}", org.id), user).await
     }
 
-    /// Returns the SKUs of the imported products of an organization.
+    /// Returns the SKUs of the imported products of an organization, sorted. The imports of these tests use SKUs that begin with
+    /// `new-`.
     async fn imported_skus(&self, org: &Org) -> Vec<String> {
         let sql =
             format!("SELECT sku FROM products WHERE org_id = {} AND sku LIKE 'new-%' ORDER BY sku", org.id);
@@ -71,6 +72,7 @@ impl TestApp {
         org
     }
 
+    /// Sends a command to Redis; `{}` is replaced by the key prefix of the application.
     async fn redis_command(&self, command: &[&str]) {
         let mut conn = connect(&servers().await.redis_url()).await.unwrap();
         let mut cmd = redis::Cmd::new();
@@ -81,6 +83,7 @@ impl TestApp {
     }
 }
 
+/// Returns the ids of the jobs on a page of the list.
 fn ids(list: &Answer) -> Vec<&str> {
     assert_eq!(list.status, 200, "{}", list.text);
     list.body["items"].as_array().unwrap().iter().map(|job| job["job_id"].as_str().unwrap()).collect()
@@ -136,7 +139,7 @@ async fn smoke_members_see_the_jobs_of_their_organization_by_permission() {
 }
 
 #[tokio::test]
-async fn the_membership_is_read_again_when_a_job_runs() {
+async fn the_membership_is_checked_again_when_a_job_runs() {
     let app = TestApp::start().await;
     const GONE: &str = "The owner of the job is no longer an active member of the organization";
     const CLOSED: &str = "The organization is suspended or is going to be deleted";
@@ -157,7 +160,7 @@ async fn the_membership_is_read_again_when_a_job_runs() {
         let (org, member) = (app.empty_org("one").await, app.user().await);
         org.join(&app, &member, "member").await;
         let id = app.enqueue_import(&org, &member, &["new-1"]).await;
-        // A change by SQL does not purge jobs. The API also purges no jobs while Redis is unavailable.
+        // The API also purges the jobs of a deactivated or deleted user, except while Redis is unavailable. SQL purges none.
         app.sql(&change.replace("{org}", &org.id.to_string()).replace("{user}", &member.id.to_string()))
             .await;
         app.run_jobs().await;
@@ -165,7 +168,7 @@ async fn the_membership_is_read_again_when_a_job_runs() {
         assert_eq!((job.state, job.error.as_deref()), (State::Canceled, Some(reason)), "{change}");
         assert_eq!(app.imported_skus(&org).await, [""; 0], "{change}");
     }
-    // The same job runs if the user is a member.
+    // Without a change, such a job runs.
     let (org, member) = (app.empty_org("one").await, app.user().await);
     org.join(&app, &member, "member").await;
     let id = app.enqueue_import(&org, &member, &["new-1"]).await;
@@ -178,7 +181,7 @@ async fn the_membership_is_read_again_when_a_job_runs() {
 }
 
 #[tokio::test]
-async fn organizations_take_turns() {
+async fn jobs_of_different_organizations_run_in_turns() {
     let app = TestApp::start().await;
     let (busy, other) = (app.empty_org("busy").await, app.empty_org("other").await);
     let colleague = app.user().await;
@@ -201,7 +204,7 @@ async fn organizations_take_turns() {
 }
 
 #[tokio::test]
-async fn cancellation_needs_a_permission_and_is_in_the_trail() {
+async fn canceling_a_job_of_an_organization_needs_a_permission_and_is_audited() {
     let app = TestApp::start().await;
     let org = app.empty_org("one").await;
     let (member, viewer) = (app.user().await, app.user().await);

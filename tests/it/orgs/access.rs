@@ -9,7 +9,7 @@ use crate::{
     support::{TestApp, User, app::Answer},
 };
 
-/// An operation in an organization.
+/// An operation in an organization, which `{org}` in its path names.
 struct Operation {
     id: String,
     method: Method,
@@ -28,7 +28,8 @@ impl Operation {
     }
 }
 
-/// Returns the operations of the API document in the organization, with a harmless value for each other parameter.
+/// Returns the operations of the API document whose path begins with an organization. Other parameters of the path have a
+/// harmless value.
 async fn read_operations(app: &TestApp) -> Vec<Operation> {
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
     let mut operations = Vec::new();
@@ -58,7 +59,7 @@ async fn read_operations(app: &TestApp) -> Vec<Operation> {
     operations
 }
 
-/// Asserts that every operation refuses a user, except the operations in `except`.
+/// Asserts that every operation refuses a user with this status and code, except the operations in `except`.
 async fn assert_all_refuse(app: &TestApp, org: i64, user: &User, status: u16, code: &str, except: &[&str]) {
     for operation in read_operations(app).await {
         if except.contains(&&*operation.id) {
@@ -71,7 +72,7 @@ async fn assert_all_refuse(app: &TestApp, org: i64, user: &User, status: u16, co
 }
 
 #[tokio::test]
-async fn a_role_may_call_exactly_its_operations() {
+async fn each_role_may_call_exactly_its_operations_of_an_organization() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;
@@ -109,7 +110,7 @@ async fn a_role_may_call_exactly_its_operations() {
 }
 
 #[tokio::test]
-async fn smoke_a_foreign_organization_does_not_exist() {
+async fn smoke_an_organization_is_not_found_by_users_who_are_not_members() {
     let app = TestApp::start().await;
     let (owner, stranger) = (app.user().await, app.user().await);
     let id = create(&app, &owner, "Canary").await;
@@ -129,7 +130,7 @@ async fn smoke_a_foreign_organization_does_not_exist() {
 }
 
 #[tokio::test]
-async fn an_admin_of_the_platform_is_not_a_member() {
+async fn an_admin_of_the_platform_is_refused_like_a_stranger() {
     let app = TestApp::start().await;
     let (owner, admin) = (app.user().await, app.admin().await);
     let id = create(&app, &owner, "Acme").await;
@@ -137,7 +138,7 @@ async fn an_admin_of_the_platform_is_not_a_member() {
 }
 
 #[tokio::test]
-async fn a_removed_member_is_a_stranger() {
+async fn a_removed_member_is_refused_like_a_stranger() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;
@@ -179,7 +180,7 @@ async fn a_suspended_organization_refuses_its_members() {
 }
 
 #[tokio::test]
-async fn a_deleted_organization_refuses_all_but_its_restoration() {
+async fn an_organization_that_is_due_for_deletion_refuses_all_but_its_restoration() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;

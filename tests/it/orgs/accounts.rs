@@ -5,7 +5,7 @@ use saas::services::housekeeping;
 use serde_json::json;
 
 use super::{
-    assert_status, create, delete_account, leave, list_members, member, owner_id, remove_member, send,
+    assert_status, create, delete_account, leave, list_members, member, owner_ids, remove_member, send,
     transfer,
 };
 use crate::support::{TestApp, User, app::PASSWORD, records::column};
@@ -44,7 +44,7 @@ async fn smoke_an_owner_with_other_members_cannot_delete_the_account() {
 }
 
 #[tokio::test]
-async fn the_error_names_three_organizations_and_the_number_of_the_others() {
+async fn a_refused_account_deletion_names_three_owned_organizations_and_counts_the_others() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     for number in 0..5 {
@@ -62,7 +62,7 @@ async fn the_error_names_three_organizations_and_the_number_of_the_others() {
 }
 
 #[tokio::test]
-async fn an_organization_of_one_member_goes_with_the_account() {
+async fn an_organization_with_one_member_is_erased_with_the_account() {
     let app = TestApp::start().await;
     let (ada, bob, admin) = (app.user().await, app.user().await, app.admin().await);
     for user in [&ada, &bob] {
@@ -70,7 +70,7 @@ async fn an_organization_of_one_member_goes_with_the_account() {
         create(&app, user, "Alone").await;
     }
     assert_eq!(count_orgs(&app).await, "4");
-    // During the grace period, the organization stays.
+    // During the grace period of the account, the organization stays.
     assert_status(&delete_account(&app, &ada).await, 202);
     housekeeping::run(&app.app).await.unwrap();
     let ada = User::signed_in(ada.id, &ada.email, &app.login(&ada.email, PASSWORD).await);
@@ -86,9 +86,10 @@ async fn an_organization_of_one_member_goes_with_the_account() {
     assert_eq!(column(&app.database, left).await, ["0"]);
 }
 
-/// The previous release schedules the deletion of an account even if the user owns organizations with other members.
+/// Release 0.1.0 schedules the deletion of an account even if the user owns organizations with other members. It may run beside
+/// this release during an upgrade.
 #[tokio::test]
-async fn a_due_account_stays_until_its_organizations_have_another_owner() {
+async fn an_account_that_is_due_for_deletion_stays_while_it_owns_an_organization_with_other_members() {
     let app = TestApp::start().await;
     let (owner, other) = (app.user().await, app.user().await);
     let id = create(&app, &owner, "Acme").await;
@@ -96,15 +97,15 @@ async fn a_due_account_stays_until_its_organizations_have_another_owner() {
     let due = format!("UPDATE users SET deletion_due_at = now() WHERE id IN ({}, {})", owner.id, other.id);
     app.sql(&due).await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 1, "that of the other user");
-    assert_eq!(owner_id(&app, id).await, [owner.id.to_string()]);
+    assert_eq!(owner_ids(&app, id).await, [owner.id.to_string()]);
     assert_status(&leave(&app, id, &bob).await, 204);
     let removed = housekeeping::run(&app.app).await.unwrap();
     assert_eq!((removed.users, removed.organizations), (1, 2), "the other one is the personal organization");
 }
 
-/// The previous release deletes an account even if the user owns organizations.
+/// Release 0.1.0, which may run beside this release during an upgrade, deletes an account even if the user owns organizations.
 #[tokio::test]
-async fn abandoned_organizations_are_erased_and_members_stay() {
+async fn organizations_without_members_are_erased_and_others_without_an_owner_stay() {
     let app = TestApp::start().await;
     let (ada, eve) = (app.user().await, app.user().await);
     let (alone, shared) = (create(&app, &ada, "Alone").await, create(&app, &eve, "Shared").await);
@@ -128,7 +129,7 @@ async fn a_deactivated_owner_keeps_the_organization() {
     let admin = member(&app, id, "admin").await;
     let path = format!("/users/{}", owner.id);
     assert_status(&send(&app, Method::PATCH, &path, &platform, json!({ "is_active": false })).await, 200);
-    assert_eq!(owner_id(&app, id).await, [owner.id.to_string()]);
+    assert_eq!(owner_ids(&app, id).await, [owner.id.to_string()]);
     assert_eq!(app.get(&format!("/orgs/{id}"), Some(&admin)).await.status, 200);
     remove_member(&app, id, &admin, &owner).await.is_some_problem(403, "role_too_high");
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{assert_status, create, delete, leave, member, patch_member, remove_member, send, transfer};
 use crate::support::{TestApp, User};
 
+/// Returns the entries of a page of an organization's audit trail, the oldest first.
 async fn trail(app: &TestApp, org: i64, user: &User, query: &str) -> Vec<Value> {
     let page = app.get(&format!("/orgs/{org}/audit?{query}"), Some(user)).await;
     assert_status(&page, 200);
@@ -13,7 +14,7 @@ async fn trail(app: &TestApp, org: i64, user: &User, query: &str) -> Vec<Value> 
 }
 
 #[tokio::test]
-async fn smoke_each_change_writes_an_entry() {
+async fn smoke_each_change_of_an_organization_writes_an_audit_entry() {
     let app = TestApp::start().await;
     let (owner, platform) = (app.user().await, app.admin().await);
     let id = create(&app, &owner, "Acme").await;
@@ -84,7 +85,7 @@ async fn smoke_each_change_writes_an_entry() {
 }
 
 #[tokio::test]
-async fn the_trail_has_filters_and_pages() {
+async fn the_audit_trail_of_an_organization_has_filters_and_pages() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;

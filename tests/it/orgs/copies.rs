@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{add, assert_status, create, leave, member, patch_member, remove_member, send, transfer};
 use crate::support::{TestApp, User, app::PASSWORD, eventually, servers::TestDatabase};
 
-/// Longer than any test, so that no copy expires.
+/// Caches memberships for a minute, so that no copy expires during a test.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
 
 async fn read(app: &TestApp, org: i64, user: &User) -> u16 {
@@ -17,7 +17,7 @@ async fn read(app: &TestApp, org: i64, user: &User) -> u16 {
 }
 
 #[tokio::test]
-async fn smoke_a_change_is_effective_at_once_in_its_own_process() {
+async fn smoke_a_change_of_a_membership_is_effective_at_once_in_its_own_process() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let (owner, platform) = (app.user().await, app.admin().await);
     let id = create(&app, &owner, "Acme").await;
@@ -52,7 +52,7 @@ async fn smoke_a_change_is_effective_at_once_in_its_own_process() {
 }
 
 #[tokio::test]
-async fn a_change_is_known_to_other_processes_within_the_age_of_a_copy() {
+async fn a_change_of_a_membership_is_effective_in_other_processes_when_their_copies_expire() {
     let database = Arc::new(TestDatabase::migrated().await);
     let here = TestApp::on(database.clone(), &[]).await;
     let there = TestApp::on(database, &[]).await;
@@ -70,9 +70,8 @@ async fn a_change_is_known_to_other_processes_within_the_age_of_a_copy() {
     .await;
 }
 
-/// A check reads no membership from the database while the copy is valid, so a stale copy is used until it expires.
 #[tokio::test]
-async fn a_check_uses_the_copy_of_the_identity() {
+async fn a_read_uses_the_cached_membership_until_it_expires() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;
@@ -84,9 +83,9 @@ async fn a_check_uses_the_copy_of_the_identity() {
     assert_eq!(read(&app, id, &bob).await, 404);
 }
 
-/// The copy does not expire, so only the transaction of the change can refuse the request.
+/// The copy does not expire during the test, so only the transaction of the change can refuse the request.
 #[tokio::test]
-async fn every_change_checks_the_membership_in_its_transaction() {
+async fn every_change_in_an_organization_checks_the_membership_in_its_transaction() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let product = json!({ "sku": "TEA-1", "name": "Tea", "price": 1, "currency": "EUR" });
     let password = json!({ "password": PASSWORD });

@@ -44,7 +44,7 @@ async fn an_organization_is_erased_with_its_data_after_the_grace_period() {
     let owner = app.user().await;
     let (id, kept) = (create(&app, &owner, "Acme").await, create(&app, &owner, "Kept").await);
     member(&app, id, "member").await;
-    // A table of another release, and a table with names that need quotes.
+    // Creates a table that this release does not know, and a table with names that need quotes.
     app.sql(&format!(
         "CREATE TABLE notes (org_id BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE, text TEXT);
          CREATE TABLE \"Odd notes\" (\"the org\" BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE);
@@ -68,9 +68,8 @@ async fn an_organization_is_erased_with_its_data_after_the_grace_period() {
     assert_eq!(actions, ["org.created", "org.deletion_scheduled", "org.deleted"], "the trail outlives it");
 }
 
-/// An organization that cannot be erased does not prevent the erasure of others.
 #[tokio::test]
-async fn an_organization_that_cannot_be_erased_is_skipped() {
+async fn an_organization_that_cannot_be_erased_does_not_prevent_the_erasure_of_others() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let (held, gone) = (create(&app, &owner, "Held").await, create(&app, &owner, "Gone").await);

@@ -9,7 +9,7 @@ use super::{add, assert_status, create, member, send};
 use crate::support::{TestApp, User, app::fields, records::column};
 
 #[tokio::test]
-async fn smoke_one_request_lists_the_organizations_with_roles_and_permissions() {
+async fn smoke_one_request_lists_the_organizations_of_a_user_with_roles_and_permissions() {
     let app = TestApp::start().await;
     let (ada, bob) = (app.user().await, app.user().await);
     let made = app.post("/orgs", Some(&ada), json!({ "name": " Acme ", "slug": "acme-1" })).await;
@@ -39,7 +39,7 @@ async fn smoke_one_request_lists_the_organizations_with_roles_and_permissions() 
 }
 
 #[tokio::test]
-async fn invalid_fields_are_named() {
+async fn every_invalid_field_of_an_organization_is_reported() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let id = create(&app, &user, "Acme").await;
@@ -73,7 +73,7 @@ async fn invalid_fields_are_named() {
 }
 
 #[tokio::test]
-async fn a_change_keeps_absent_fields_and_null_removes_the_slug() {
+async fn an_update_of_an_organization_keeps_absent_fields_and_null_removes_the_slug() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let path = format!("/orgs/{}", create(&app, &user, "Acme").await);
@@ -124,9 +124,9 @@ async fn the_number_of_own_organizations_is_limited_also_for_concurrent_requests
     }
 }
 
-/// Each request of a user reads all memberships of the user, so their number is limited.
+/// Authentication reads all memberships of a user, so their number is limited.
 #[tokio::test]
-async fn the_number_of_memberships_is_limited() {
+async fn the_number_of_memberships_of_a_user_is_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let sql = format!(
@@ -150,7 +150,7 @@ async fn the_number_of_memberships_is_limited() {
 }
 
 #[tokio::test]
-async fn the_permissions_are_those_that_count_now() {
+async fn the_list_of_organizations_has_the_permissions_that_are_effective_now() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;

@@ -7,7 +7,7 @@ use super::{add, assert_status, create, leave, list_members, member, patch_membe
 use crate::support::{TestApp, User, app::fields};
 
 #[tokio::test]
-async fn a_member_may_change_others_up_to_the_own_role_and_never_the_owner() {
+async fn an_admin_may_change_members_up_to_the_own_role_and_never_the_owner() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;
@@ -47,7 +47,7 @@ async fn a_member_may_change_others_up_to_the_own_role_and_never_the_owner() {
 }
 
 #[tokio::test]
-async fn only_members_can_be_changed() {
+async fn only_members_of_the_organization_can_be_changed() {
     let app = TestApp::start().await;
     let (owner, stranger) = (app.user().await, app.user().await);
     let id = create(&app, &owner, "Acme").await;
@@ -67,7 +67,7 @@ async fn only_members_can_be_changed() {
 }
 
 #[tokio::test]
-async fn a_suspension_keeps_the_role() {
+async fn a_suspension_keeps_the_role_of_the_member() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;
@@ -86,7 +86,7 @@ async fn a_suspension_keeps_the_role() {
 }
 
 #[tokio::test]
-async fn a_member_leaves_and_the_owner_cannot() {
+async fn a_member_may_leave_and_the_owner_may_not() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;
@@ -100,7 +100,7 @@ async fn a_member_leaves_and_the_owner_cannot() {
         "last_owner",
         "You are the owner of Acme: transfer it first",
     );
-    // A member may also leave by removing the id of the own account.
+    // A member may also leave by the operation that removes a member, with the id of the own account.
     let admin = member(&app, id, "admin").await;
     assert_eq!(remove_member(&app, id, &admin, &admin).await.status, 204);
     assert_eq!(list_members(&app, id).await, [format!("{} owner", owner.id)]);
@@ -126,7 +126,7 @@ async fn a_removed_member_gets_a_mail() {
 }
 
 #[tokio::test]
-async fn the_list_has_filters_a_search_and_pages() {
+async fn the_member_list_has_filters_a_search_and_pages() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;

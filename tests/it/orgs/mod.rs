@@ -41,13 +41,13 @@ async fn create(app: &TestApp, owner: &User, name: &str) -> i64 {
     made.body["id"].as_i64().unwrap()
 }
 
-/// Adds a member.
+/// Makes a user a member with this role.
 async fn add(app: &TestApp, org: i64, user: &User, role: &str) {
     let id = user.id;
     app.sql(&format!("INSERT INTO memberships (org_id, user_id, role) VALUES ({org}, {id}, '{role}')")).await;
 }
 
-/// Creates a user, and makes the user a member of the organization.
+/// Creates a user, and makes the user a member with this role.
 async fn member(app: &TestApp, org: i64, role: &str) -> User {
     let user = app.user().await;
     add(app, org, &user, role).await;
@@ -71,6 +71,7 @@ async fn transfer(app: &TestApp, org: i64, by: &User, to: &User) -> Answer {
     app.post(&format!("/orgs/{org}/transfer"), Some(by), body).await
 }
 
+/// Schedules the deletion of an organization.
 async fn delete(app: &TestApp, org: i64, by: &User) -> Answer {
     app.post(&format!("/orgs/{org}/deletion"), Some(by), json!({ "password": PASSWORD })).await
 }
@@ -88,7 +89,8 @@ async fn list_members(app: &TestApp, org: i64) -> Vec<String> {
     column(&app.database, &sql).await
 }
 
-async fn owner_id(app: &TestApp, org: i64) -> Vec<String> {
+/// Returns the ids of the owners of an organization. There must be exactly one.
+async fn owner_ids(app: &TestApp, org: i64) -> Vec<String> {
     column(&app.database, &format!("SELECT user_id FROM memberships WHERE org_id = {org} AND role = 'owner'"))
         .await
 }

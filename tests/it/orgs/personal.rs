@@ -1,4 +1,4 @@
-//! Each user has a personal organization, unless the setting is off.
+//! Each user has a personal organization, unless `PERSONAL_ORGANIZATIONS` is off.
 
 use reqwest::Method;
 use saas::{db, security::Passwords, services::admins::ensure_admin, services::housekeeping};
@@ -60,7 +60,7 @@ async fn smoke_a_new_account_has_a_personal_organization() {
 }
 
 #[tokio::test]
-async fn the_commands_create_personal_organizations() {
+async fn the_commands_create_admin_and_migrate_create_personal_organizations() {
     let database = TestDatabase::migrated().await;
     let command = production_command(
         &["create-admin", "--email", "root@example.com", "--password-stdin"],
@@ -71,7 +71,7 @@ async fn the_commands_create_personal_organizations() {
     command.env_remove("FIRST_SUPERUSER_PASSWORD");
     crate::support::process::run_with_input(command, "a password of ours\n").await.succeeded();
     assert_eq!(personal_orgs(&database).await, ["root root@example.com"]);
-    // Accounts of an earlier release.
+    // Accounts without a personal organization, as a release without organizations creates them.
     database
         .sql("INSERT INTO users (email, full_name) SELECT 'old' || n || '@example.com', 'Old ' || n FROM generate_series(1, 1200) n")
         .await;
@@ -90,11 +90,11 @@ async fn the_commands_create_personal_organizations() {
 }
 
 #[tokio::test]
-async fn the_nightly_job_and_the_first_list_create_missing_ones() {
+async fn the_nightly_job_and_the_first_list_create_missing_personal_organizations() {
     let app = TestApp::start().await;
     let (ada, bob) = (app.user().await, app.user().await);
     assert!(personal_orgs(&app.database).await.is_empty());
-    // Concurrent requests create only one organization.
+    // Concurrent requests of a user create only one organization.
     let (one, other) = tokio::join!(app.get("/orgs", Some(&ada)), app.get("/users/me/orgs", Some(&ada)));
     assert_eq!((one.status.as_u16(), &one.body), (200, &other.body));
     assert_eq!(personal_orgs(&app.database).await.len(), 1);
@@ -112,7 +112,7 @@ async fn the_nightly_job_and_the_first_list_create_missing_ones() {
 }
 
 #[tokio::test]
-async fn the_setting_turns_them_off() {
+async fn the_setting_turns_personal_organizations_off() {
     let app = TestApp::with(&["--personal-organizations=false"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     let new = json!({ "email": "ada@example.com", "password": PASSWORD });

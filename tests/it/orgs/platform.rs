@@ -7,7 +7,7 @@ use super::{assert_status, create, member, send};
 use crate::support::{TestApp, app::fields};
 
 #[tokio::test]
-async fn smoke_an_admin_lists_and_suspends_organizations() {
+async fn smoke_an_admin_of_the_platform_lists_and_suspends_organizations() {
     let app = TestApp::with(&["--personal-organizations=false"]).await;
     let (owner, admin) = (app.user().await, app.admin().await);
     let (acme, beta) = (create(&app, &owner, "Acme Łódź").await, create(&app, &owner, "100% Beta").await);
@@ -69,7 +69,7 @@ async fn smoke_an_admin_lists_and_suspends_organizations() {
 }
 
 #[tokio::test]
-async fn other_users_may_not() {
+async fn users_who_are_not_admins_may_not_list_or_suspend_organizations() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;

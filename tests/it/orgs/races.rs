@@ -1,16 +1,16 @@
-//! Concurrent requests. A transaction of the test holds the row lock of the organization until all requests wait, so
-//! that they really run at once.
+//! Concurrent requests. In most tests, a transaction of the test holds the row lock of the organization until all requests wait
+//! for it, so that they really run at once.
 
 use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{
-    assert_status, create, delete, delete_account, leave, list_members, member, owner_id, patch_member,
+    assert_status, create, delete, delete_account, leave, list_members, member, owner_ids, patch_member,
     remove_member, transfer,
 };
 use crate::support::{TestApp, app::Answer, eventually, records::column};
 
-/// A transaction that holds the row of an organization.
+/// A transaction that holds the row lock of an organization.
 struct Hold(tokio_postgres::Client);
 
 impl Hold {
@@ -35,6 +35,7 @@ impl Hold {
     }
 }
 
+/// Returns the status of a response, and the error code, or an empty text if there is none.
 fn outcome(answer: &Answer) -> (u16, &str) {
     (answer.status.as_u16(), answer.body["code"].as_str().unwrap_or_default())
 }
@@ -55,12 +56,11 @@ async fn only_one_of_two_concurrent_transfers_succeeds() {
     outcomes.sort();
     assert_eq!(outcomes, [(200, ""), (403, "forbidden")]);
     let new = if first.status == 200 { &bob } else { &eve };
-    assert_eq!(owner_id(&app, id).await, [new.id.to_string()]);
+    assert_eq!(owner_ids(&app, id).await, [new.id.to_string()]);
 }
 
-/// The owner sends two concurrent requests to leave.
 #[tokio::test]
-async fn an_owner_cannot_leave_also_not_twice_at_once() {
+async fn two_concurrent_requests_of_the_owner_to_leave_are_refused() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;
@@ -69,12 +69,11 @@ async fn an_owner_cannot_leave_also_not_twice_at_once() {
     let (first, second, ()) =
         tokio::join!(leave(&app, id, &owner), leave(&app, id, &owner), hold.commit_when_waiting(&app, 2, ""));
     assert_eq!([outcome(&first), outcome(&second)], [(409, "last_owner"); 2]);
-    assert_eq!(owner_id(&app, id).await, [owner.id.to_string()]);
+    assert_eq!(owner_ids(&app, id).await, [owner.id.to_string()]);
 }
 
-/// The member who becomes the owner leaves at the same time. In either order, the organization has one owner.
 #[tokio::test]
-async fn the_new_owner_leaves_while_the_organization_is_transferred() {
+async fn a_transfer_to_a_member_who_leaves_at_the_same_time_keeps_one_owner() {
     for _ in 0..5 {
         let app = TestApp::start().await;
         let owner = app.user().await;
@@ -89,7 +88,7 @@ async fn the_new_owner_leaves_while_the_organization_is_transferred() {
         match outcome(&moved) {
             (200, _) => {
                 assert_eq!(outcome(&left), (409, "last_owner"));
-                assert_eq!(owner_id(&app, id).await, [bob.id.to_string()]);
+                assert_eq!(owner_ids(&app, id).await, [bob.id.to_string()]);
             }
             refused => {
                 assert_eq!((refused, left.status.as_u16()), ((422, "validation_error"), 204));
@@ -100,7 +99,7 @@ async fn the_new_owner_leaves_while_the_organization_is_transferred() {
 }
 
 #[tokio::test]
-async fn the_old_owner_leaves_while_the_organization_is_transferred() {
+async fn a_transfer_by_an_owner_who_leaves_at_the_same_time_keeps_one_owner() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;
@@ -112,13 +111,13 @@ async fn the_old_owner_leaves_while_the_organization_is_transferred() {
         hold.commit_when_waiting(&app, 2, "")
     );
     assert_status(&moved, 200);
-    // 409 if the request to leave ran before the transfer.
+    // The response is 409 if the request to leave ran before the transfer.
     assert!([(204, ""), (409, "last_owner")].contains(&outcome(&left)), "{}", left.text);
-    assert_eq!(owner_id(&app, id).await, [bob.id.to_string()]);
+    assert_eq!(owner_ids(&app, id).await, [bob.id.to_string()]);
 }
 
 #[tokio::test]
-async fn an_update_races_a_removal() {
+async fn a_member_who_is_updated_and_removed_at_the_same_time_is_removed() {
     for _ in 0..5 {
         let app = TestApp::start().await;
         let owner = app.user().await;
@@ -157,9 +156,8 @@ async fn only_one_of_two_admins_who_remove_each_other_succeeds() {
     assert_eq!(list_members(&app, id).await.len(), 2);
 }
 
-/// A request is refused if its caller is suspended or demoted while the request waits.
 #[tokio::test]
-async fn a_member_loses_the_rights_while_acting() {
+async fn a_request_is_refused_if_its_caller_loses_the_rights_while_it_waits() {
     for (change, status, code) in [
         ("UPDATE memberships SET suspended_at = now() WHERE user_id = {id}", 403, "member_suspended"),
         ("UPDATE memberships SET role = 'member' WHERE user_id = {id}", 403, "forbidden"),
@@ -193,7 +191,7 @@ async fn an_account_is_not_deleted_while_another_user_joins_its_organization() {
 }
 
 #[tokio::test]
-async fn a_transfer_races_the_deletion_of_the_new_owners_account() {
+async fn a_user_whose_account_is_deleted_at_the_same_time_does_not_become_the_owner() {
     for _ in 0..5 {
         let app = TestApp::start().await;
         let owner = app.user().await;
@@ -230,7 +228,7 @@ async fn an_organization_always_has_one_owner_under_load() {
                 patch_member(app, id, user, next, json!({ "role": "admin", "suspended": at == 2 })),
                 leave(app, id, user),
             );
-            assert_eq!(owner_id(app, id).await.len(), 1);
+            assert_eq!(owner_ids(app, id).await.len(), 1);
         }
     });
     join_all(calls).await;
@@ -240,7 +238,7 @@ async fn an_organization_always_has_one_owner_under_load() {
 }
 
 #[tokio::test]
-async fn a_restoration_races_the_erasure() {
+async fn an_organization_cannot_be_restored_while_it_is_erased() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;

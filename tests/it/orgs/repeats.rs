@@ -7,7 +7,7 @@ use super::{assert_status, create, member, patch_member};
 use crate::support::{TestApp, app::Answer, records::column};
 
 #[tokio::test]
-async fn a_repeated_request_creates_one_organization() {
+async fn a_request_that_is_repeated_with_its_idempotency_key_creates_one_organization() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let post = async |key: &str, name: &str| {

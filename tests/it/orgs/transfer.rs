@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{add, assert_status, create, list_members, member, owner_id, send, transfer};
+use super::{add, assert_status, create, list_members, member, owner_ids, send, transfer};
 use crate::support::{
     TestApp,
     app::{PASSWORD, fields},
@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn smoke_a_transfer_swaps_the_roles_and_notifies_both() {
+async fn smoke_a_transfer_makes_the_old_owner_an_admin_and_notifies_both() {
     let app = TestApp::start().await;
     let ada = app.user().await;
     let id = create(&app, &ada, "Acme").await;
@@ -37,11 +37,11 @@ async fn smoke_a_transfer_swaps_the_roles_and_notifies_both() {
         assert!(words.iter().all(|word| mail.text.contains(word)), "{}", mail.text);
     }
     assert_status(&transfer(&app, id, &bob, &ada).await, 200);
-    assert_eq!(owner_id(&app, id).await, [ada.id.to_string()]);
+    assert_eq!(owner_ids(&app, id).await, [ada.id.to_string()]);
 }
 
 #[tokio::test]
-async fn the_new_owner_is_an_active_member() {
+async fn only_an_active_member_can_become_the_owner() {
     let app = TestApp::start().await;
     let ada = app.user().await;
     let id = create(&app, &ada, "Acme").await;
@@ -96,11 +96,11 @@ async fn a_transfer_and_a_deletion_need_the_password_and_the_second_factor() {
         let wrong = with(body, json!({ "password": PASSWORD, "code": authenticator.wrong_code() }));
         send(&app, method.clone(), path, &ada, wrong).await.is_some_problem(400, "invalid_code");
     }
-    assert_eq!(owner_id(&app, id).await, [ada.id.to_string()]);
+    assert_eq!(owner_ids(&app, id).await, [ada.id.to_string()]);
     let (method, path, body) = &paths[0];
     let right = with(body, json!({ "password": PASSWORD, "code": authenticator.recovery_codes[0] }));
     assert_status(&send(&app, method.clone(), path, &ada, right.clone()).await, 200);
-    assert_eq!(owner_id(&app, id).await, [bob.id.to_string()]);
+    assert_eq!(owner_ids(&app, id).await, [bob.id.to_string()]);
 }
 
 #[tokio::test]

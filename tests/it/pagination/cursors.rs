@@ -1,4 +1,4 @@
-//! Which cursors are accepted.
+//! The cursors that a list accepts and refuses.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::json;
@@ -52,7 +52,7 @@ async fn a_cursor_is_accepted_only_by_its_own_list() {
 
 /// A cursor is not signed: a client can put any position into it after the digest of the list.
 #[tokio::test]
-async fn a_forged_position_begins_a_page_or_is_refused() {
+async fn a_cursor_with_a_forged_position_begins_a_page_or_is_refused() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     app.sql(INSERT_PAGED_USERS).await;

@@ -16,13 +16,14 @@ use crate::support::{
 
 const USER_SORTS: [&str; 6] = ["created_at", "-created_at", "email", "-email", "full_name", "-full_name"];
 
-/// Inserts users with equal sort keys, and some without a name.
+/// Inserts 40 users. Many have equal sort keys, and some have no name.
 const INSERT_PAGED_USERS: &str = "INSERT INTO users (email, hashed_password, full_name, created_at)
     SELECT 'p' || n || '@pages.example', 'x', CASE WHEN n % 4 > 0 THEN 'Name ' || n % 5 END,
            '2020-01-01'::timestamptz + n % 3 * interval '1 day'
     FROM generate_series(1, 40) n";
 
-/// Inserts users. A higher number means an earlier creation. The searches must read thousands of these users.
+/// Inserts 20,000 users. The address of a user has a number; a user with a higher number was created earlier. A search that
+/// cannot use an index must read thousands of these users.
 const INSERT_CROWD: &str = "INSERT INTO users (email, hashed_password, full_name, is_active, created_at)
     SELECT 'crowd' || n || '@example.com', 'x',
            CASE WHEN n > 9000 THEN 'Imported' END || CASE n WHEN 19990 THEN ' zq' WHEN 19995 THEN ' Needle' ELSE '' END,
@@ -36,6 +37,7 @@ fn next_target(answer: &Answer) -> Option<String> {
     Some(target.unwrap_or_else(|| panic!("{link}")).to_owned())
 }
 
+/// Returns the items of a page. The body is an object with `items`, or an array.
 fn items(answer: &Answer) -> &[Value] {
     answer.body.get("items").unwrap_or(&answer.body).as_array().unwrap()
 }
@@ -127,13 +129,14 @@ async fn a_search_of_many_users_finds_all_matches_in_bounded_steps() {
     for (query, condition, first) in [
         ("search=needle", "full_name LIKE '%Needle%'", 1),
         ("search=needle&sort=email", "full_name LIKE '%Needle%'", 1),
-        // These texts are too short for the search index.
+        // `zq` and `zz` are too short for the search index.
         ("search=zq", "full_name LIKE '%zq%'", 0),
         ("search=zq&sort=full_name", "full_name LIKE '%zq%'", 0),
         ("search=zz", "false", 0),
         ("search=nobody", "false", 0),
         ("search=wd1999", "email LIKE '%wd1999%'", 11),
-        // These searches match more users than the index is used for. None of the newest users match `imported`.
+        // `imported` and `crowd` match so many users that the search does not use its index. None of the newest users match
+        // `imported`.
         ("search=imported", "full_name LIKE 'Imported%'", 0),
         ("search=imported&sort=created_at", "full_name LIKE 'Imported%'", 200),
         ("search=crowd&sort=-full_name", "email LIKE 'crowd%'", 200),
@@ -155,7 +158,7 @@ async fn a_search_of_many_users_finds_all_matches_in_bounded_steps() {
 }
 
 #[tokio::test]
-async fn pages_of_the_audit_trail_do_not_shift() {
+async fn pages_of_the_audit_trail_do_not_shift_while_entries_are_added() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let insert = "INSERT INTO audit_log (actor_id, action, target_type, target_id)
@@ -173,7 +176,7 @@ async fn pages_of_the_audit_trail_do_not_shift() {
 }
 
 #[tokio::test]
-async fn pages_of_jobs_do_not_shift() {
+async fn pages_of_jobs_do_not_shift_while_jobs_come_and_go() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let mut enqueued = Vec::new();
@@ -183,7 +186,7 @@ async fn pages_of_jobs_do_not_shift() {
     let path = "/admin/jobs?status=queued&limit=2";
     let mut first = None;
     let pages = read_pages(&app, &admin, path, async |page| {
-        // Adds a job at the end of the queue, and removes one at its beginning.
+        // Adds a job at the end of the queue after each page, and cancels the first job after the first page.
         app.enqueue("/jobs/example?name=new", &admin).await;
         if first.is_none() {
             let id = page[0]["job_id"].as_str().unwrap().to_owned();

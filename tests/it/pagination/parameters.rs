@@ -1,4 +1,4 @@
-//! The other parameters of lists: in links, of release 0.1.0, and unknown parameters.
+//! The parameters of lists besides the cursor: in links to the next page, `offset` of release 0.1.0, and unknown parameters.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_link_keeps_the_other_parameters() {
+async fn the_link_to_the_next_page_keeps_the_other_parameters() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     app.sql("INSERT INTO users (email, hashed_password, full_name) VALUES ('1@a', 'x', 'é & +'), ('2@a', 'x', 'é & +')")
@@ -44,9 +44,8 @@ async fn pages_by_offset_lead_to_pages_by_cursor() {
     }
 }
 
-/// Every list has pages, refuses unknown parameters, and reports all invalid parameters at once.
 #[tokio::test]
-async fn unknown_parameters_of_every_list_are_refused() {
+async fn every_list_has_pages_and_reports_unknown_and_invalid_parameters_together() {
     let app = TestApp::start().await;
     let (document, admin) = (fetch_document().await, app.admin().await);
     let org = app.post("/orgs", Some(&admin), json!({ "name": "Acme" })).await.body["id"].to_string();
