@@ -148,8 +148,10 @@ async fn a_replica_rejects_jobs_until_it_is_primary_again() {
     let error = queue.queue.enqueue(&task("two"), Origin::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "Redis is unavailable");
     queue.log.open.notify_one();
-    eventually("the job has ended", || async { (queue.log.running.load(Ordering::SeqCst) == 0).then_some(()) })
-        .await;
+    eventually("the job has ended", || async {
+        (queue.log.running.load(Ordering::SeqCst) == 0).then_some(())
+    })
+    .await;
     assert_eq!(queue.status(&id).await.state, State::Started, "the outcome is not stored yet");
     redis.command::<()>(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
     eventually("the job has finished", || async {

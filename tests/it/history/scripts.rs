@@ -155,7 +155,8 @@ impl Engine {
             }
         };
         let lib = read("lib");
-        let scripts = SCRIPT_NAMES.map(|name| (name, redis::Script::new(&(lib.clone() + &read(name))))).into();
+        let scripts =
+            SCRIPT_NAMES.map(|name| (name, redis::Script::new(&(lib.clone() + &read(name))))).into();
         assert_eq!(mutated, mutation.is_some());
         Self {
             conn: redis::Client::open(url).unwrap().get_connection().unwrap(),

@@ -230,8 +230,8 @@ async fn an_operation_documents_the_idempotency_key_or_refuses_it() {
     ];
     assert!(wanted.iter().all(|id| taking.contains(id)), "{taking:?}");
     assert!(SHOW_SECRETS.iter().all(|id| !taking.contains(id)), "{taking:?}");
-    // The loop has also called the logout, which refused the key before it had an effect, so the session is active. GET ignores the
-    // header.
+    // The loop has also called the logout, which refused the key before it had an effect, so the session is active. GET
+    // ignores the header.
     let read = app.request(Method::GET, "/users/me").bearer_auth(&admin.token).header(KEY, "k");
     assert_eq!(Answer::of(read).await.status, 200);
 }

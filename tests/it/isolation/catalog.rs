@@ -112,7 +112,8 @@ const OTHER_PRIVILEGES: &str = "
     ORDER BY 1";
 
 /// The rows of [`OTHER_PRIVILEGES`] that are intended: the role may insert rows into these tables, which have no policy.
-const PERMITTED_INSERTS: &[&str] = &["INSERT on audit_log", "INSERT on idempotency_keys", "INSERT on job_outbox"];
+const PERMITTED_INSERTS: &[&str] =
+    &["INSERT on audit_log", "INSERT on idempotency_keys", "INSERT on job_outbox"];
 
 /// Selects views that bypass the policies: those that read with the rights of their owner, and materialized views.
 const VIEWS_THAT_BYPASS_POLICIES: &str = "

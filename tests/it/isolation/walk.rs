@@ -132,7 +132,12 @@ async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> V
             &suspended.owner,
             Expected::Refused(403, "org_suspended"),
         ),
-        Caller::new("an admin of an organization that is due for deletion", deleted, &admin, Expected::Forbidden),
+        Caller::new(
+            "an admin of an organization that is due for deletion",
+            deleted,
+            &admin,
+            Expected::Forbidden,
+        ),
         Caller::new("a viewer", seen, &viewer, Expected::ReadOnly),
     ]
 }

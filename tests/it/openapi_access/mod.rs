@@ -136,7 +136,8 @@ async fn secured_operations(app: &TestApp) -> Vec<Operation> {
 }
 
 /// Asserts that a list in this file contains exactly the operations in `found`. The error message names each line to add or
-/// remove. `unlisted` says what is true of an operation that the list lacks, `not_found` what is true of one that it has too much.
+/// remove. `unlisted` is the message about an operation that only `found` has, and `not_found` about one that only the list
+/// has.
 fn assert_list(name: &str, list: &[&str], found: &BTreeSet<String>, unlisted: &str, not_found: &str) {
     let changes = list_changes(name, list, found, unlisted, not_found);
     assert!(changes.is_empty(), "{}", changes.join("\n"));

@@ -112,7 +112,13 @@ impl History {
     }
 
     /// Returns an error unless the new ones of the jobs `ids` would exceed the limit of jobs or of bytes of their owner.
-    fn expect_over_limit(&self, group: Option<&str>, ids: &[String], max_jobs: usize, max_bytes: usize) -> Check {
+    fn expect_over_limit(
+        &self,
+        group: Option<&str>,
+        ids: &[String],
+        max_jobs: usize,
+        max_bytes: usize,
+    ) -> Check {
         let Some(account) = group.and_then(owner_of).and_then(|owner| self.model.before.accounts.get(owner))
         else {
             return Err("without an owner there is no limit".into());
