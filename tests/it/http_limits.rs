@@ -182,8 +182,12 @@ async fn a_burst_of_connections_is_served_within_the_limit() {
 
 #[tokio::test]
 async fn disconnected_clients_free_their_connections() {
-    let server =
-        Server::start_hello(Limits { connections: 2, head: NO_TIMEOUT, idle: NO_TIMEOUT, ..Limits::default() });
+    let server = Server::start_hello(Limits {
+        connections: 2,
+        head: NO_TIMEOUT,
+        idle: NO_TIMEOUT,
+        ..Limits::default()
+    });
     for _ in 0..20 {
         let reset = server.send(b"GET / HTT").await;
         reset.set_zero_linger().unwrap();

@@ -213,9 +213,8 @@ async fn a_worker_respects_its_concurrency() {
     let work = tokio::spawn(queue.worker(steady(4)).run(stop.clone(), CancellationToken::new()));
     for done in 0..12_usize {
         let running = (12 - done).min(4);
-        let all_run = || async {
-            (queue.log.running.load(Ordering::SeqCst) as usize == running).then_some(())
-        };
+        let all_run =
+            || async { (queue.log.running.load(Ordering::SeqCst) as usize == running).then_some(()) };
         eventually("all slots run a job", all_run).await;
         queue.log.open.notify_one();
     }
