@@ -103,6 +103,32 @@ async fn an_account_that_is_due_for_deletion_stays_while_it_owns_an_organization
     assert_eq!((removed.users, removed.organizations), (1, 2), "the other one is the personal organization");
 }
 
+#[tokio::test]
+async fn accounts_that_cannot_be_deleted_do_not_block_later_ones() {
+    let app = TestApp::start().await;
+    let member = app.user().await;
+    // More owners of organizations with other members than one batch of housekeeping has.
+    app.sql(&format!(
+        "WITH owners AS (
+            INSERT INTO users (email, deletion_due_at) SELECT n || '@example.org', now() - interval '1 day'
+            FROM generate_series(1, 501) n RETURNING id
+        ), orgs AS (
+            INSERT INTO organizations (name) SELECT 'Shared' FROM owners RETURNING id
+        )
+        INSERT INTO memberships (org_id, user_id, role)
+        SELECT org.id, owner.id, 'owner' FROM (SELECT id, row_number() OVER () AS n FROM orgs) org
+            JOIN (SELECT id, row_number() OVER () AS n FROM owners) owner USING (n)
+        UNION ALL SELECT id, {}, 'viewer' FROM orgs",
+        member.id
+    ))
+    .await;
+    let due = app.user().await;
+    app.sql(&format!("UPDATE users SET deletion_due_at = now() WHERE id = {}", due.id)).await;
+    assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 1);
+    let left = format!("SELECT count(*) FROM users WHERE id = {} OR email LIKE '%@example.org'", due.id);
+    assert_eq!(column(&app.database, &left).await, ["501"]);
+}
+
 /// Release 0.1.0, which may run beside this release during an upgrade, deletes an account even if the user owns organizations.
 #[tokio::test]
 async fn organizations_without_members_are_erased_and_others_without_an_owner_stay() {
@@ -114,6 +140,9 @@ async fn organizations_without_members_are_erased_and_others_without_an_owner_st
     assert_eq!(housekeeping::run(&app.app).await.unwrap().organizations, 1);
     let left = format!("SELECT id FROM organizations WHERE id IN ({alone}, {shared})");
     assert_eq!(column(&app.database, &left).await, [shared.to_string()]);
+    let trail = format!("SELECT action FROM audit_log WHERE org_id = {alone} ORDER BY id");
+    let actions = column(&app.database, &trail).await;
+    assert_eq!(actions[actions.len() - 2..], ["org.deletion_scheduled", "org.deleted"]);
     assert_eq!(
         list_members(&app, shared).await,
         [format!("{} admin", bob.id)],
