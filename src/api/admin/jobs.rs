@@ -33,7 +33,7 @@ pub(in crate::api) struct Jobs(pub(super) App);
 struct JobOut {
     job_id: JobId,
     status: StateOut,
-    /// The name of the job. Empty if only the state of an ended job is still stored.
+    /// The name of the task that the job runs. Empty if only the state of an ended job is still stored.
     task: String,
     /// The queue of the job. Empty in the same case as `task`.
     queue: String,

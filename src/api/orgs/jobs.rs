@@ -35,7 +35,7 @@ pub(in crate::api) struct OrgJobs(pub(super) App);
 #[oai(rename = "OrgJob", example)]
 struct OrgJobOut {
     job_id: JobId,
-    /// The name of the job.
+    /// The name of the task that the job runs.
     task: String,
     /// Null if the state is no longer stored. The state of a finished or canceled job is stored for a day, and that of a
     /// failed job for 90 days.
