@@ -236,8 +236,12 @@ async fn smoke_a_request_that_has_reached_the_port_is_answered_before_shutdown()
     eventually("both requests are running", || async { (begun.load(Ordering::SeqCst) == 2).then_some(()) })
         .await;
     assert_eq!(read_until_closed(idle).await, "", "a connection without a request is closed");
+    // The port is open until the running requests have finished.
+    let late = server.send(GET_ROOT).await;
+    eventually("the late request is running", || async { (begun.load(Ordering::SeqCst) == 3).then_some(()) })
+        .await;
     go.notify_waiters();
-    for stream in [running, in_backlog] {
+    for stream in [running, in_backlog, late] {
         let answer = read_until_closed(stream).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer:?}");
     }

@@ -28,7 +28,7 @@ use poem::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use self::{
@@ -40,17 +40,20 @@ use self::{
 /// During a shutdown, the port is closed when no client has connected for this time and the limit of connections is not
 /// reached. Then hyper has at least this time to read the first requests of the accepted connections.
 const DRAIN_QUIET: Duration = Duration::from_millis(20);
-/// During a shutdown, the port is closed after this time even if clients still connect. Connections without a request
-/// are closed after this time too, or [`DRAIN_QUIET`] after the port if that is later.
+/// During a shutdown, connections without a request are closed after this time. When the requests of the other ones have
+/// finished, the port is closed after this time even if clients still connect.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
+/// Interval in which a shutdown checks whether connections are open.
+const OPEN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Delay before the next accept after a failed accept.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Serves requests until `stop` completes, then shuts down gracefully: serves the connections in the backlog, and
 /// finishes the running requests within `limits.grace`. Requests that take longer are dropped.
 ///
-/// During the shutdown, idle connections stay open for up to `MAX_DRAIN`, because a request may already be on its
-/// way. The endpoint should set `Connection: close` in this time.
+/// The port is closed last, because clients are refused until the next process listens on it. During the shutdown, idle
+/// connections stay open for up to `MAX_DRAIN`, because a request may already be on its way. The endpoint should set
+/// `Connection: close` in this time.
 ///
 /// # Errors
 /// If the listener cannot be registered with the runtime.
@@ -64,25 +67,46 @@ pub async fn serve(
     let slots = Slots::new(limits);
     let server = Arc::new(Server { endpoint, limits });
     let graceful = GracefulShutdown::new();
-    let spawn = |(stream, peer, slot): AcceptedConnection| server.spawn(stream, peer, slot, &graceful);
     tokio::pin!(stop);
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&listener, &slots) => spawn(accepted),
+            accepted = accept(&listener, &slots) => server.spawn(accepted, &graceful, true),
         }
     }
+    // First, the connections from before the shutdown end, while new ones get one response each. Slow clients may take the
+    // whole grace period.
+    let idle_until = Instant::now() + MAX_DRAIN;
+    let grace_end = idle_until + limits.grace;
+    let late = GracefulShutdown::new();
+    let serve_once = |connection: AcceptedConnection| server.spawn(connection, &late, false);
+    let finished = finish(graceful, idle_until, grace_end);
+    tokio::pin!(finished);
+    loop {
+        tokio::select! {
+            () = &mut finished => break,
+            accepted = accept(&listener, &slots) => serve_once(accepted),
+        }
+    }
+    // Then the port is closed, and the new connections end.
     let deadline = Instant::now() + MAX_DRAIN;
-    drain_backlog(listener, &slots, deadline, spawn).await?;
-    // The graceful shutdown closes connections whose first request hyper has not read. This delay gives hyper time to
-    // read these requests.
-    let deadline = deadline.max(Instant::now() + DRAIN_QUIET);
-    let _ = timeout_at(deadline, slots.wait_until_empty()).await;
-    if timeout(limits.grace, graceful.shutdown()).await.is_err() {
+    drain_backlog(listener, &slots, deadline, serve_once).await?;
+    finish(late, deadline.max(Instant::now() + DRAIN_QUIET), grace_end).await;
+    Ok(())
+}
+
+/// Waits until all connections are closed. Closes idle connections at `idle_until`, and drops the other ones at `grace_end`.
+///
+/// hyper's shutdown closes connections whose first request it has not read. Until `idle_until`, hyper has time to read these
+/// requests.
+async fn finish(connections: GracefulShutdown, idle_until: Instant, grace_end: Instant) {
+    while connections.count() > 0 && Instant::now() < idle_until {
+        sleep(OPEN_CHECK_INTERVAL).await;
+    }
+    if timeout_at(grace_end, connections.shutdown()).await.is_err() {
         tracing::warn!("dropped requests that were still running after SHUTDOWN_TIMEOUT_SECONDS");
     }
-    Ok(())
 }
 
 /// A connection, the address of the client, and the slot that the connection takes.
@@ -128,7 +152,7 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> AcceptedConnection {
                 if !std::mem::replace(&mut logged, true) {
                     tracing::warn!(%error, "cannot accept a connection");
                 }
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
@@ -141,8 +165,13 @@ struct Server<E> {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Server<E> {
-    /// Spawns a task that serves the requests of a connection.
-    fn spawn(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, slot: Slot, graceful: &GracefulShutdown) {
+    /// Spawns a task that serves the requests of a connection, or only the first one without `keep_alive`.
+    fn spawn(
+        self: &Arc<Self>,
+        (stream, peer, slot): AcceptedConnection,
+        graceful: &GracefulShutdown,
+        keep_alive: bool,
+    ) {
         let Ok(local) = stream.local_addr() else { return };
         // Disables Nagle's algorithm (RFC 896), which combines small writes. It would only delay responses, because hyper
         // writes most of them with one call.
@@ -173,6 +202,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .header_read_timeout(None)
             // A client may close its sending side after the request and still wait for the response.
             .half_close(true)
+            .keep_alive(keep_alive)
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(2 * MAX_HEAD_BYTES)

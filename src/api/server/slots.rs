@@ -103,12 +103,6 @@ impl Slots {
         self.permits.available_permits() == 0
     }
 
-    /// Waits until no connection is open.
-    pub(super) async fn wait_until_empty(&self) {
-        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
-        let _ = self.permits.acquire_many(all).await;
-    }
-
     /// Closes connections that have made the server wait for at least `min_wait`. Considers only networks with such a
     /// connection, and chooses the network with the most connections. Closes the connections of this network that have
     /// made the server wait the longest.
