@@ -77,6 +77,7 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
         "build migrate as saas:next",
         "exec postgres psql",
         "run --rm --no-deps --no-TTY migrate with sha256:two",
+        "run --detach api with sha256:two",
         "up --detach --no-deps --no-recreate --scale worker=4 worker",
         "up --detach --no-deps --scale api=1 api",
         "stop worker-1 worker-3",
@@ -98,12 +99,10 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
     for _ in 0..2 {
         host.deploy(&["--rollback"], &[]).await.succeeded();
         assert_eq!(host.containers(), ["worker sha256:one", "worker sha256:one", "api sha256:one"]);
-        assert!(
-            !host
-                .take_calls()
-                .iter()
-                .any(|call| ["run", "build", "exec"].iter().any(|word| call.starts_with(word)))
-        );
+        let calls = host.take_calls();
+        let changes =
+            |call: &String| ["run --rm", "build", "exec"].iter().any(|start| call.starts_with(start));
+        assert!(!calls.iter().any(changes), "{calls:?}");
     }
 }
 
@@ -121,6 +120,13 @@ async fn a_failed_deployment_leaves_the_old_version_running() {
     assert_eq!(host.containers(), before);
     assert_eq!(host.read("images/saas").trim(), "sha256:two", "`docker compose up` would start this image");
     assert_eq!(host.take_calls().len(), 3);
+
+    let failed = host.deploy(&[], &[new, ("BROKEN", "trial sha256:three")]).await;
+    failed.failed(1, &["is not healthy", "log of", "no container was replaced"]);
+    assert_eq!(host.containers(), before);
+    assert_eq!(host.read("images/saas").trim(), "sha256:two");
+    assert_eq!(host.read("images/saas_previous").trim(), "sha256:one");
+    assert!(!host.take_calls().iter().any(|call| call.starts_with("up") || call.starts_with("stop")));
 
     for service in ["worker", "api"] {
         let broken = format!("{service} sha256:three");
@@ -147,6 +153,7 @@ async fn a_deployment_replaces_replicas_one_after_the_other() {
         "pull registry.example.com/saas:2",
         "exec postgres psql",
         "run --rm --no-deps --no-TTY migrate with sha256:two",
+        "run --detach api with sha256:two",
         "up --detach --no-deps --no-recreate --scale worker=4 worker",
         "up --detach --no-deps --scale api=1 api",
         "up --detach --no-deps --scale api-2=1 api-2",
