@@ -271,7 +271,8 @@ pub struct Http {
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub require_if_match: bool,
-    /// Whether captured mails are shown at /dev/mail. `saas dev` sets this; there is no flag.
+    /// Whether captured mails are shown at /dev/mail, and requests for hosts other than this machine are refused. `saas dev` sets
+    /// this; there is no flag.
     #[arg(skip)]
     pub dev_pages: bool,
     /// Maximum number of simultaneous connections. More connections wait in the queue of the operating system. While connections

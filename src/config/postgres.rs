@@ -30,7 +30,7 @@ pub struct PostgresOptions {
     pub connect_timeout: Option<Duration>,
     pub session: SessionAttrs,
     pub tls: TlsOptions,
-    /// User, password, database and the properties of a connection, without servers.
+    /// User, password, database, and the parameters without a field here, such as `application_name`. Contains no servers.
     pub connection: Config,
 }
 

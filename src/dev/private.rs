@@ -16,7 +16,7 @@ const FILE_MODE: u32 = 0o600;
 /// Creates a directory and its missing parents. If the directory exists, removes the permissions of other users.
 ///
 /// # Errors
-/// If the directory cannot be created, or belongs to another user.
+/// If the directory cannot be created, or belongs to another user and this process does not run as root.
 pub fn create_private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
     fs::set_permissions(dir, Permissions::from_mode(DIR_MODE))
@@ -26,7 +26,7 @@ pub fn create_private_dir(dir: &Path) -> io::Result<()> {
 /// removes the permissions of other users.
 ///
 /// # Errors
-/// If the file cannot be opened, belongs to another user, or is a symbolic link. A link is refused because the directory may
+/// If the file cannot be opened, belongs to another user and this process does not run as root, or is a symbolic link. A link is refused because the directory may
 /// belong to another account: root would change the file that the link leads to.
 pub fn open_private_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let no_links = i32::try_from(OFlags::NOFOLLOW.bits()).map_err(io::Error::other)?;

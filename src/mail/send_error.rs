@@ -20,7 +20,8 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Returns whether another attempt would fail too.
+    /// Returns whether the server refuses this mail, so that another attempt would fail too. Other errors may end when the
+    /// server or the settings change.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Refused(_))
     }

@@ -1,5 +1,5 @@
-//! Administration of organizations. An admin of the platform is not a member. The admin can list and suspend
-//! organizations, but cannot read their data.
+//! Administration of organizations. An admin of the platform can list and suspend all organizations. The role does not make
+//! the admin a member: without a membership, the admin cannot read the data of an organization.
 
 use diesel_async::AsyncPgConnection;
 

@@ -116,7 +116,7 @@ async fn a_failed_deployment_leaves_the_old_version_running() {
     let new = ("SOURCE", "sha256:three");
 
     let failed = host.deploy(&[], &[new, ("MIGRATE_STATUS", "1")]).await;
-    failed.failed(1, &["the migrations failed", "the old version goes on"]);
+    failed.failed(1, &["the migrations failed", "the old version keeps running"]);
     assert_eq!(host.containers(), before);
     assert_eq!(host.read("images/saas").trim(), "sha256:two", "`docker compose up` would start this image");
     assert_eq!(host.take_calls().len(), 3);

@@ -26,7 +26,9 @@ struct WorkerOut {
     pid: u32,
     /// Version of `saas` that the worker runs.
     version: String,
-    /// The queues of the worker in the order of their priority, with their weights if they have weights.
+    /// The queues of the worker, separated by commas. Without weights, the worker takes jobs from the first queue that has any:
+    /// `critical,default`. With weights, a colon and the weight follow each name: `critical:6,default:3`. A queue without a
+    /// weight before queues with weights is always served first.
     queues: String,
     /// Maximum number of jobs that the worker runs at once.
     concurrency: u64,

@@ -24,9 +24,10 @@ if state == 'failed' then
   ids = rc('ZRANGEBYSCORE', from, '-inf', started_at, 'LIMIT', 0, max)
   if #ids == max then remaining[1] = 'more' end
 elseif state == 'queued' then
-  -- First all lists are renamed, so that jobs that are enqueued from now on, even in front, are not examined. Each renamed
-  -- list is then purged from its end. Its jobs that are newer than the purge go back to the front of the queue. A renamed list
-  -- is a normal group: workers fetch from it, even if the purge never continues.
+  -- First, all lists are renamed, in several calls if there are many. Jobs that are enqueued after their list was renamed go to
+  -- a new list, which is not examined. Each renamed list is then purged from its end. It may have jobs that were enqueued
+  -- between the start of the purge and the renaming: these go back to the front of the queue. A renamed list is a normal group:
+  -- workers fetch from it, even if the purge never continues.
   local turns, lists, at, examined, moved = P .. ':turns:' .. q, {}, 1, 0, tonumber(ARGV[6] or 0)
   local function moved_name(group) return 'purged up to ' .. last_id .. ' ' .. group end
   if not ARGV[6] then

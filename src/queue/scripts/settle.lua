@@ -3,11 +3,11 @@
 -- ARGV: queue, k, k leases whose last job is settled by this call, then entries of (op, id, token, arg, ttl, text):
 --   ok, cancel   the job has finished or was canceled; text is the outcome, kept for ttl (ms). arg begins with 1 if Redis may
 --                hold attempts, progress or other records that must be deleted with the job, else with 0. The owner and the
---                scope follow, in the form of the state of an ended job
+--                scope follow, as in the state of an ended job without its first letter (see STATE in lib.lua)
 --   retry        the attempt has failed, and the job is delivered again after arg ms; text is the error
 --   snooze       the job is delivered again after arg ms, and no attempt is counted
---   unknown      the worker does not know the task. The job is delivered again after arg ms, but fails for good after ttl (a
---                number) deliveries that ended like this; text is the error
+--   unknown      the worker does not know the task. The job is delivered again after arg ms, at most ttl (a number) times.
+--                Then it fails for good; text is the error
 --   dead         the job has failed for good; text is the error
 --   release      the job goes back to the front of its queue, and no attempt is counted
 -- Returns the positions (from 1) of the rejected entries

@@ -196,8 +196,7 @@ async fn the_operator_resets_the_password_of_an_admin() {
         assert!(column(&app.database, &action).await.contains(&"password.changed".to_owned()));
     }
 
-    // Without a password on standard input or a terminal, the command fails. It does not use
-    // FIRST_SUPERUSER_PASSWORD.
+    // Without `--password-stdin` and without a terminal, the command fails. It does not use FIRST_SUPERUSER_PASSWORD.
     let mut command = saas(&["create-admin", "--set-password", "--email", "root@example.com"]);
     command.env("DATABASE_URL", &app.database.url).env("DEBUG", "true").env("BCRYPT_COST", "4");
     command.env("FIRST_SUPERUSER_PASSWORD", "the password of the first admin");

@@ -93,7 +93,8 @@ impl TestApp {
         Self::on(Arc::new(TestDatabase::migrated().await), flags).await
     }
 
-    /// Starts an application that also has the pages of `saas dev`.
+    /// Starts an application that serves like `saas dev`: it has the page `/dev/mail`, and refuses requests for hosts other
+    /// than this machine.
     pub async fn dev() -> Self {
         Self::serve(Arc::new(TestDatabase::migrated().await), &[], true).await
     }
