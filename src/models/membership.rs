@@ -101,16 +101,20 @@ impl FromSql<Json, Pg> for IdentityMemberships {
 #[derive(Clone, Copy, Debug, QueryId)]
 pub(super) struct MembershipsOfUser;
 
+/// A join would read all organizations while PostgreSQL has no statistics of `memberships`, as after the migration that creates
+/// the personal organizations. A subquery for each membership always uses the primary key.
 const MEMBERSHIPS_OF_USER: &str = "(
-    SELECT coalesce(json_agg(json_build_object(
-        'org_id', m.org_id,
-        'role', m.role,
-        'suspended', m.suspended_at IS NOT NULL,
-        'org_suspended', o.suspended_at IS NOT NULL,
-        'org_deleting', o.deletion_due_at IS NOT NULL
+    SELECT coalesce(json_agg((
+        SELECT json_build_object(
+            'org_id', m.org_id,
+            'role', m.role,
+            'suspended', m.suspended_at IS NOT NULL,
+            'org_suspended', o.suspended_at IS NOT NULL,
+            'org_deleting', o.deletion_due_at IS NOT NULL
+        )
+        FROM organizations o WHERE o.id = m.org_id
     )), '[]')
-    FROM memberships m JOIN organizations o ON o.id = m.org_id
-    WHERE m.user_id = users.id
+    FROM memberships m WHERE m.user_id = users.id
 )";
 
 impl Expression for MembershipsOfUser {
