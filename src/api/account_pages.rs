@@ -1,8 +1,8 @@
 //! The pages that links in mails open if no front end is configured (`FRONTEND_URL`).
 //!
 //! The token is in the fragment of the link. Browsers do not send the fragment, so no server log contains the token. The
-//! script of the page sends the token only when the user presses the button, because some mail servers open every link
-//! in a mail.
+//! script of a page changes something only when the user presses a button, because some mail servers open every link in a
+//! mail. Before that, only the page of an invitation sends the token, to show the invitation.
 
 use std::sync::Arc;
 

@@ -43,9 +43,11 @@ struct EntryOut {
     target_type: String,
     /// Id of the target, or name of the queue. For a member, the id of the user.
     target_id: String,
-    /// The changed fields with their old values. Null for the data of an organization, which only its members see.
+    /// The recorded fields of the target before the change. Null if the action records none, and always for the data of an
+    /// organization, which only the audit trail of the organization shows.
     before: Value,
-    /// The changed fields with their new values. Null in the same cases as `before`.
+    /// The recorded fields of the target after the change. Null if the action records none, and always for the data of an
+    /// organization.
     after: Value,
     /// IP address of the client; null if it is unknown, or if there was no request.
     #[oai(nullable)]
@@ -81,7 +83,7 @@ impl Example for EntryOut {
 /// Prefixes of the actions that concern an organization itself, its members, invitations and keys, but not its data.
 const ORG_ACTION_PREFIXES: [&str; 4] = ["org.", "member.", "invitation.", "api_key."];
 
-/// Returns whether an entry contains data of an organization, which an admin of the platform must not see.
+/// Returns whether an entry contains data of an organization. An admin of the platform has no right to see such data.
 fn has_data_of_org(entry: &AuditEntry) -> bool {
     entry.org_id.is_some() && !ORG_ACTION_PREFIXES.iter().any(|prefix| entry.action.starts_with(prefix))
 }

@@ -1,8 +1,9 @@
 //! Conditional requests (RFC 9110 section 13): entity tags, and the headers `If-None-Match` and `If-Match`.
 //!
-//! A read that returns [`Tagged`] has an `ETag`, and the middleware answers 304 if the client sends this tag in
-//! `If-None-Match`. An operation that takes [`IfMatch`] changes a resource only if its tag is in `If-Match`. All other changes
-//! refuse the header ([`RefuseUnsupported`](super::unsupported_headers::RefuseUnsupported)).
+//! A read that returns [`Tagged`] or [`TaggedVolatile`] has an `ETag`, and the middleware answers 304 if the client sends this
+//! tag in `If-None-Match`. If a request has the header `If-Match`, an operation that takes [`IfMatch`] changes the resource only
+//! if its tag is in the header. All other changes refuse the header
+//! ([`RefuseUnsupported`](super::unsupported_headers::RefuseUnsupported)).
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use poem::{
@@ -117,7 +118,7 @@ impl<T: Volatile> ApiResponse for TaggedVolatile<T> {
     }
 }
 
-/// Whether a change of a resource with an entity tag requires `If-Match`: the setting `REQUIRE_IF_MATCH`.
+/// Whether the operations that take [`IfMatch`] require the header: the setting `REQUIRE_IF_MATCH`.
 #[derive(Clone, Copy)]
 pub(super) struct RequireIfMatch(pub(super) bool);
 

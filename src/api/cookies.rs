@@ -1,9 +1,11 @@
 //! Tokens in cookies, for browsers. Scripts cannot read these cookies, not even injected scripts.
 //!
 //! The cookies have the attributes HttpOnly, Secure and SameSite, and a name prefix that browsers enforce (OWASP ASVS
-//! 5, 3.3). This module parses the `Cookie` header byte by byte instead of using poem's cookie jar, because the jar
-//! decodes names. Another host of the site could set `%5F_Host-access_token`, which browsers permit, and the jar would
-//! read it as `__Host-access_token`.
+//! 5, 3.3). In development without TLS, they have neither Secure nor the prefix.
+//!
+//! This module parses the `Cookie` header byte by byte instead of using poem's cookie jar, because the jar decodes names.
+//! Another host of the site could set `%5F_Host-access_token`, which browsers permit, and the jar would read it as
+//! `__Host-access_token`.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -110,7 +112,8 @@ pub(super) fn bearer(request: &Request) -> Result<Option<&str>> {
 /// Returns the access token from its cookie. `None` if the cookie is absent or empty.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the request has several cookies of this name, or the value is not valid UTF-8.
+/// [`Error::InvalidToken`] if the request has several cookies of this name, or the value is not valid UTF-8;
+/// [`Error::Internal`] if the route has no cookie settings.
 pub(super) fn access_token(request: &Request) -> Result<Option<&str>> {
     cookie(request, Settings::access)
 }
@@ -134,8 +137,8 @@ fn cookie_values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item 
     pairs.filter_map(move |pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
-/// Returns the value, or `None` if there is none. Fails for several values, because it is unknown which of them the
-/// server has set (RFC 6265 section 8.6).
+/// Returns the value, or `None` if there is none. Fails for a value that is not valid UTF-8, and for several values: of
+/// several cookies, it is unknown which the server has set (RFC 6265 section 8.6).
 fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a str>> {
     let Some(value) = values.next() else { return Ok(None) };
     match (std::str::from_utf8(value), values.next()) {
@@ -177,7 +180,7 @@ pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
 /// name the origin in headers that a page cannot change.
 ///
 /// # Errors
-/// [`ApiError::CrossSite`] if the origin is unknown or not trusted.
+/// [`ApiError::CrossSite`] if the origin is unknown or not trusted; [`Error::Internal`] if the route has no cookie settings.
 pub(super) fn refuse_cross_site(request: &Request) -> Result<()> {
     if request.method().is_safe() {
         return Ok(());

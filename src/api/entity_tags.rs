@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::property::{property, text};
 
-    /// Returns a tag in the form of a header.
+    /// Returns a tag as a header contains it.
     fn written(tag: &EntityTag) -> Vec<u8> {
         let start: &[u8] = if tag.is_weak { b"W/\"" } else { b"\"" };
         [start, &tag.opaque, b"\""].concat()

@@ -1,4 +1,4 @@
-//! Reads the headers of requests.
+//! Functions that read headers.
 //!
 //! The value of a header consists of octets, not text (RFC 9110 section 5.5). So a list is split into items before the
 //! items are decoded. An item that cannot be decoded does not affect the other items.

@@ -118,7 +118,7 @@ enum HealthResponse<T: ToJSON + Send + Sync> {
     /// Healthy.
     #[oai(status = 200)]
     Healthy(Json<T>),
-    /// Unhealthy. The log contains the cause.
+    /// Unhealthy. The log contains the cause of each `error`.
     #[oai(status = 503)]
     Unhealthy(Json<T>),
 }
@@ -208,7 +208,7 @@ impl Health {
 
     /// Checks that Redis answers and accepts writes.
     ///
-    /// The status is 503 if it does not, also if Redis is full or read-only.
+    /// The status is 503 if Redis does not answer in time, or refuses writes because it is full or read-only.
     #[oai(path = "/redis", method = "get", operation_id = "health_redis")]
     async fn redis(&self) -> HealthResponse<RedisHealth> {
         let healthy = self.redis_works().await;
@@ -218,7 +218,8 @@ impl Health {
     /// Checks that the process can serve requests.
     ///
     /// For readiness probes: checks the database and its migrations, and fails during a shutdown. It also fails if the database
-    /// is a read-only standby. The response also reports Redis and a missing mail server, which do not change the status.
+    /// is a read-only standby. The response also reports problems that do not change the status: of Redis, of mails without a
+    /// mail server, and of jobs that were set aside.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self) -> HealthResponse<Readiness> {
         let (migrated, redis, outbox) = tokio::join!(self.migrated(), self.redis_works(), self.outbox());

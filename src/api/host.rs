@@ -27,7 +27,7 @@ pub(super) fn names_one_host(req: &Request) -> bool {
 }
 
 /// Returns the host and the port of the request, unchanged. The host of a target in absolute form takes precedence over
-/// the header `Host` (RFC 9112 section 3.2.2). `None` if the header is absent or repeated.
+/// the header `Host` (RFC 9112 section 3.2.2). `None` if the header is needed, but absent, repeated or not ASCII.
 pub(super) fn authority(req: &Request) -> Option<&str> {
     match req.original_uri().authority() {
         Some(authority) => Some(authority.as_str()),

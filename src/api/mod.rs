@@ -1,4 +1,4 @@
-//! The HTTP API: the resources, their OpenAPI document and the server.
+//! The HTTP API: the resources, their OpenAPI document, the HTML pages, the middleware and the server.
 //!
 //! To add a resource, add a file, its `mod` line, and a line in `resources`.
 

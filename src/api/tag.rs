@@ -11,12 +11,12 @@ pub(super) enum Tag {
     Auth,
     /// The account of the caller, and user administration.
     Users,
-    /// Organizations and their members.
+    /// Organizations with their members, invitations, API keys and audit trails.
     Organizations,
     /// The products of an organization, the example of a resource.
     Products,
     /// Background jobs: enqueue, read the status, cancel.
     Jobs,
-    /// For admins: the audit trail, queues, jobs and workers.
+    /// For admins: the audit trail, queues, jobs, workers and organizations.
     Admin,
 }

@@ -1,4 +1,4 @@
-//! Refuses headers that change the meaning of a request, in operations that do not evaluate them.
+//! The refusal of headers that change the meaning of a request, by operations that do not evaluate these headers.
 
 use std::collections::HashMap;
 
@@ -101,7 +101,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    /// Returns the name of a condition of the request that the operation would ignore. `None` if there is no such condition.
+    /// Returns the name of a header with a condition that the operation would ignore. `None` if there is no such header.
     fn ignored_condition(&self, headers: &HeaderMap) -> Option<&'static str> {
         if headers.contains_key(header::IF_NONE_MATCH) {
             return Some("If-None-Match");

@@ -1,5 +1,5 @@
-//! Validates values against the schemas of poem-openapi. Reports all errors up to [`MAX_FIELD_ERRORS`], while the parser
-//! of poem-openapi stops at the first error.
+//! The validation of values against the schemas of poem-openapi. It reports all errors up to [`MAX_FIELD_ERRORS`], while the
+//! parser of poem-openapi stops at the first error.
 
 use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
 use serde_json::{Number, Value};

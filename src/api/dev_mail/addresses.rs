@@ -1,4 +1,4 @@
-//! Formats the address headers of mails.
+//! The formatting of the address headers of mails.
 
 use mail_parser::{Addr, Address};
 

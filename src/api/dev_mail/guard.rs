@@ -1,4 +1,4 @@
-//! Protects the pages with a Content-Security-Policy and a check that the request is local.
+//! The protection of the pages: a Content-Security-Policy, and a check that the request is local.
 
 use poem::{Request, error::NotFoundError};
 
@@ -12,8 +12,8 @@ pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; 
 const PROXY_HEADERS: [&str; 3] = ["forwarded", "via", "x-real-ip"];
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 
-/// Refuses a request with 404 unless the client is on this machine and requests a local host. Also refuses requests
-/// through a proxy, because the client of a proxy may be on another machine.
+/// Refuses a request with 404 unless the client is on this machine and requests a local host. Also refuses a request with
+/// a header of a proxy, because the client of a proxy may be on another machine.
 pub(super) fn require_local_request(req: &Request) -> poem::Result<()> {
     let is_here =
         req.remote_addr().as_socket_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());

@@ -56,7 +56,7 @@ pub(in crate::api) struct Enqueued {
     job_id: JobId,
     /// The name of the task that the job runs, such as `example_task`.
     task: String,
-    /// The arguments of the job.
+    /// The arguments of an `example_task`; absent for other tasks.
     parameters: Option<Value>,
 }
 

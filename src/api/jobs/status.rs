@@ -30,7 +30,7 @@ pub(in crate::api) struct StatusOut {
     status: StateOut,
     /// The result of a finished job. By default, it is deleted one hour after the end of the job, and is null from then on.
     result: Value,
-    /// The error of the last attempt.
+    /// The last error of a job that has not finished, or the reason why the job was discarded or canceled; else null.
     #[oai(nullable)]
     error: Option<String>,
     /// The progress that the task has reported.
@@ -69,7 +69,7 @@ impl Example for StatusOut {
 }
 
 impl StatusOut {
-    /// Creates the status of a job as its owner sees it: without the details of an error.
+    /// Creates the status of a job. Ignores the details of an error, which only admins may see.
     pub(in crate::api) fn new(job_id: JobId, job: JobStatus) -> Self {
         Self {
             job_id,
@@ -101,8 +101,9 @@ impl Jobs {
     /// organization. Only the members with `permission` may see a job of an organization.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such job, if it belongs to another user, or if the caller is not a member of its
-    /// organization; those of [`org_access::check`] for a member without the permission; those of [`find`].
+    /// [`Error::NotFound`] if there is no such job, if the caller is not a member of the job's organization, or if a job without
+    /// an organization does not belong to the caller and the caller is not an admin; those of [`org_access::check`] for a member
+    /// without the permission; those of [`find`].
     async fn find_visible(
         &self,
         identity: &Identity,
@@ -132,8 +133,8 @@ impl Jobs {
 impl Jobs {
     /// Returns the status of a job.
     ///
-    /// Fails with 404 `not_found` if the job has expired, or belongs to another user and the caller is not an admin. For a job of
-    /// an organization, the caller needs the permission `job:read` in it.
+    /// Fails with 404 `not_found` if the job has expired, or if the caller is neither its owner nor an admin. For a job of an
+    /// organization, the caller needs the permission `job:read` in the organization instead.
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,
@@ -154,7 +155,7 @@ impl Jobs {
     /// Cancels a job.
     ///
     /// A waiting job is canceled at once. A running job is signaled to stop. Fails with 409 `conflict` if the job has
-    /// already ended. For a job of an organization, the caller needs the permission `job:write` in it.
+    /// already ended. For a job of an organization, the caller needs the permission `job:write` in the organization.
     #[oai(path = "/:id", method = "delete", operation_id = "cancel_job")]
     async fn cancel(
         &self,

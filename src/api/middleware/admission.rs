@@ -12,7 +12,8 @@ use crate::api::{
 };
 
 /// Refuses a request that hyper has refused, a request without exactly one valid host with 400 (RFC 9112 section 3.2),
-/// and a request for a host that `hosts` does not allow with 421 (RFC 9110 section 15.5.20).
+/// and a request for a host that `hosts` does not allow with 421 (RFC 9110 section 15.5.20). An HTTP/1.0 request without a
+/// host is refused only if `hosts` is not [`HostRules::Any`].
 ///
 /// The check of the host prevents DNS rebinding: an attacker makes the DNS name of a web page resolve to this server.
 /// Browsers then treat the page and this server as the same origin, but the header `Host` contains the attacker's name.
@@ -37,7 +38,8 @@ pub(super) fn admit(req: &Request, hosts: &HostRules) -> Result<(), ApiError> {
 pub(in crate::api) enum HostRules {
     Any,
     /// Allows `hosts` and the IP address to which the client has connected, which health checks use. An IP address is
-    /// safe, because DNS rebinding needs a name. With `local`, also allows `localhost` and loopback addresses.
+    /// safe, because DNS rebinding needs a name. With `local`, also allows `localhost`, the names below it, and loopback
+    /// addresses.
     Only {
         hosts: HashSet<Host>,
         local: bool,

@@ -38,7 +38,7 @@ pub(in crate::api) fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// Compresses a JSON response of at least [`MIN_COMPRESS_BYTES`] if `accepted` says that the client accepts gzip. Adds
 /// `Vary: accept-encoding` to shorter and uncompressed JSON responses too. Does not change other responses, such as
-/// HTML pages and problem details.
+/// HTML pages and problem details, nor a JSON response that already has `Vary: accept-encoding`.
 pub(super) async fn compress(mut response: Response, accepted: bool) -> Response {
     let json = response.content_type().is_some_and(|kind| kind.starts_with("application/json"));
     // A handler that sets `Vary: accept-encoding` has already chosen between compressed and uncompressed.

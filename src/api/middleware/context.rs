@@ -47,7 +47,7 @@ fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
         Some(back) if req.headers().contains_key(FORWARDED_FOR) => {
             items(req.headers(), FORWARDED_FOR, b',').rev().nth(back).and_then(address)
         }
-        // A request without the header did not come through a proxy.
+        // A trusted proxy adds the header, so a request without it did not come through one of them.
         _ => req.remote_addr().as_socket_addr().map(|peer| peer.ip().to_canonical()),
     }
 }

@@ -55,7 +55,7 @@ impl DefaultHeaders {
         let headers = response.headers_mut();
         // Reserves space for these headers and the request id in one allocation.
         headers.reserve(12);
-        // During a shutdown, clients and load balancers must open their next connection to another replica.
+        // Closes the connection during a shutdown, so that load balancers open the next one to another replica.
         if self.app.is_stopping() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

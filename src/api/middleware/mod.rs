@@ -1,6 +1,6 @@
 //! The middleware that processes all requests.
 //!
-//! The middleware is one endpoint instead of a chain, so that a request is moved and awaited only once. Each file
+//! The middleware is one endpoint instead of a chain of endpoints, each of which would move and await the request. Each file
 //! contains the functions for one step of [`Middleware::call`] before or after the handler.
 
 mod access_log;
@@ -103,7 +103,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
         );
         let mut response = self.respond(req, &received).instrument(span).await;
         self.headers.set(&mut response, received.uri.path());
-        // The response has the client's own id if it sent a valid one, because clients find their requests by it.
+        // If the client has sent a valid id, the response has this id, because clients find their requests by their own ids.
         if let Ok(id) = HeaderValue::from_str(&context.response_id()) {
             response.headers_mut().insert(context::REQUEST_ID, id);
         }
@@ -113,8 +113,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
 }
 
 impl<E: Endpoint<Output = Response>> Middleware<E> {
-    /// Attaches the context and the [`LoggedUser`] to the request, for the handler. Returns the parts that are needed
-    /// after the handler.
+    /// Attaches the context and the [`LoggedUser`] to the request, and makes `Content-Type` readable for the handler.
+    /// Returns the parts that are needed after the handler.
     fn receive(&self, req: &mut Request) -> Received {
         let (context, user) = (context::create(req, self.trusted_proxies), LoggedUser::default());
         context::make_content_type_readable(req.headers_mut());
@@ -137,8 +137,8 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         response
     }
 
-    /// Runs the handler, and the steps that need its result: rate limits, the rendering of errors, compression and
-    /// conditional requests. A panic of the handler becomes an internal error.
+    /// Normalizes the path and runs the handler. Then runs the steps that need the result of the handler: rate limits, the
+    /// rendering of errors, compression and conditional requests. A panic of the handler becomes an internal error.
     async fn handle(&self, mut req: Request, received: &Received) -> Response {
         let accepts_gzip = accepts_gzip(&req);
         let is_read = matches!(*req.method(), Method::GET | Method::HEAD);
@@ -161,15 +161,15 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         if let Some(headers) = conditions {
             response = self.evaluate(&headers, response, received);
         }
-        // Adds the headers last, because a malformed condition replaces the response.
+        // Adds the headers last, because the response is replaced if a condition is malformed or false.
         if let Some(charge) = &charge {
             charge.add_headers(&mut response);
         }
         response
     }
 
-    /// Evaluates the conditions of a request: 304 if the client already has this response, 412 if its tag is not in
-    /// `If-Match`, 400 if a condition is malformed. Otherwise, returns the response unchanged.
+    /// Evaluates the conditions of a request: 304 if the client already has this response, 412 if the tag of the response is
+    /// not in `If-Match`, 400 if a condition is malformed. Otherwise, returns the response unchanged.
     fn evaluate(&self, headers: &HeaderMap, response: Response, received: &Received) -> Response {
         let pattern = response.data::<PathPattern>().cloned();
         conditional::evaluate(headers, response).unwrap_or_else(|error| {

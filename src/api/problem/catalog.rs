@@ -21,11 +21,11 @@ use crate::{
     error::{FieldError, Loc},
 };
 
-/// The query parameter that all lists have. An operation with this parameter refuses unknown query parameters.
+/// The query parameter that all lists have. An operation with this parameter refuses unknown and repeated query parameters.
 const CURSOR_PARAM: &str = "cursor";
 
-/// The documented operations by path. It is used to report all invalid parameters of a request, and to log the route of
-/// a request.
+/// The documented operations by path. Error responses use it to list all invalid parameters and the allowed methods. The
+/// access log uses it to name the route.
 pub struct RouteCatalog {
     /// The documented paths. The key is the path without the names of its parameters.
     paths: HashMap<String, DocumentedPath>,

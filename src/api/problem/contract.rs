@@ -27,10 +27,10 @@ const MAX_LOC_STEPS: usize = 8;
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
 pub struct Problem {
-    /// Always `about:blank`: the kind of problem is that of the status (RFC 9457 section 4.2.1).
+    /// Always `about:blank`: the problem has no type besides its status (RFC 9457 section 4.2.1).
     #[oai(rename = "type")]
     kind: String,
-    /// The name of the status (RFC 9110).
+    /// The name of the status in IANA's registry of HTTP status codes.
     title: String,
     /// The status of the response.
     status: u16,
@@ -91,7 +91,8 @@ impl Problem {
     }
 }
 
-/// Returns the name of a status in RFC 9110 section 15. The `http` crate has outdated names for two of them.
+/// Returns the name of a status in IANA's registry of HTTP status codes. The `http` crate has outdated names for two of the
+/// statuses in RFC 9110 section 15.
 fn title(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",

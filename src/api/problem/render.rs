@@ -204,7 +204,7 @@ impl Failure {
     }
 }
 
-/// Logs errors of the server and its dependencies, but not errors that the client caused.
+/// Logs internal errors and unavailable dependencies. The access log has the codes of all other errors.
 fn log(error: &ApiError) {
     match error {
         ApiError::Domain(Error::Internal(source)) => {

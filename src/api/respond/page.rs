@@ -59,7 +59,7 @@ impl Next {
     fn new(cursor: &Cursor, limit: u32, position: Option<impl Serialize>) -> Self {
         let Some(position) = position else { return Self::default() };
         let (text, target) = cursor.next(&position, limit);
-        // The URL has no scheme and host, like that of `Location`, so that it is correct behind any proxy.
+        // The URL has no scheme and host, like the URL in `Location`, because those of a proxy may be different.
         let link = HeaderValue::try_from(format!("<{target}>; rel=\"next\"")).ok();
         Self { cursor: Some(text), link }
     }

@@ -1,5 +1,5 @@
 //! A TCP connection that times out if the client is too slow to send a request or to read a response. It also replaces
-//! the responses that hyper sends on its own, without calling the endpoint.
+//! the responses with which hyper refuses requests, without calling the endpoint.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ use super::{
 };
 
 /// The HTTP/2 client preface (RFC 9113 section 3.4) without its last 6 bytes. hyper responds to this prefix with 400,
-/// but closes the connection without a response after the full preface.
+/// but closes the connection without a response after the full preface. So hyper receives only this prefix.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// The beginning of a request with the method HEAD, whose response has no body (RFC 9110 section 9.3.2).
@@ -92,7 +92,7 @@ impl FirstLine {
     }
 }
 
-/// A response that is being sent instead of a response of hyper.
+/// A response that is being sent instead of hyper's refusal of a request.
 struct Replacement {
     /// The bytes that are not sent yet.
     rest: Bytes,
@@ -179,12 +179,12 @@ impl Connection {
         Poll::Ready(Err(ready!(self.write_timeout.poll(cx, self.limits.write))))
     }
 
-    /// Sends the endpoint's response instead of `bytes`, if `bytes` are a response of hyper. Returns the result that a
-    /// write of `bytes` would have. `None` if the caller must write `bytes`: they are not a response of hyper, or the
-    /// endpoint has no response.
+    /// Sends the endpoint's response instead of `bytes`, if `bytes` are hyper's refusal of a request. Returns the result
+    /// that a write of `bytes` would have. `None` if the caller must write `bytes`: they are not a refusal, or the endpoint
+    /// has no response to it.
     fn poll_replace(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.replacement.is_none() {
-            // hyper sends its own responses only while the endpoint has no request.
+            // hyper refuses a request before the endpoint receives it, and only after the response to the previous request.
             if self.activity.is_responding() {
                 return None;
             }
@@ -224,7 +224,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // A response of hyper has no body, so it is a single slice.
+        // hyper's refusal of a request has no body, so it is a single slice.
         if let [bytes] = slices
             && let Some(replaced) = self.poll_replace(cx, bytes)
         {

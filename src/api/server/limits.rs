@@ -14,7 +14,8 @@ pub struct Limits {
     /// While the limit of connections is reached and clients wait in the backlog, the server closes connections that
     /// have made it wait for this time. The time decreases while the clients wait.
     pub reclaim_after: Duration,
-    /// Maximum time for running requests during a shutdown. It starts after the port is closed.
+    /// Maximum time for running requests during a shutdown. It starts half a second after the shutdown begins, when the server
+    /// closes idle connections.
     pub grace: Duration,
     /// Maximum time in which a client must send the head of a request. For the first request, the time starts with the
     /// connection. For a later request, it starts with the first byte.

@@ -37,26 +37,28 @@ use self::{
     slots::{Activity, Slot, Slots},
 };
 
-/// During a shutdown, the port is closed when no client has connected for this time and the limit of connections is not
-/// reached. Then hyper has at least this time to read the first requests of the accepted connections.
+/// In the last step of a shutdown, the port is closed when no client has connected for this time and the limit of
+/// connections is not reached. After that, hyper has at least this time to read the first requests of the accepted
+/// connections.
 const DRAIN_QUIET: Duration = Duration::from_millis(20);
-/// During a shutdown, connections without a request are closed after this time. When the requests of the other ones have
-/// finished, the port is closed after this time even if clients still connect.
+/// During a shutdown, idle connections from before the shutdown are closed after this time. In the last step, the port is
+/// closed after this time even if clients still connect.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
-/// Interval in which a shutdown checks whether connections are open.
+/// Time between two checks of whether connections are still open, during a shutdown.
 const OPEN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Delay before the next accept after a failed accept.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves requests until `stop` completes, then shuts down gracefully: serves the connections in the backlog, and
-/// finishes the running requests within `limits.grace`. Requests that take longer are dropped.
+/// Serves requests until `stop` completes, then shuts down gracefully: finishes the running requests, and serves new
+/// connections until the port is closed. Returns at the latest `limits.grace` and about one second after `stop`. The
+/// requests that are still running then are dropped when the runtime ends.
 ///
-/// The port is closed last, because clients are refused until the next process listens on it. During the shutdown, idle
-/// connections stay open for up to `MAX_DRAIN`, because a request may already be on its way. The endpoint should set
-/// `Connection: close` in this time.
+/// The port is closed last, because clients are refused until the next process listens on it. Idle connections from before
+/// the shutdown stay open for up to `MAX_DRAIN`, because a request may already be on its way. During the shutdown, the
+/// endpoint should set `Connection: close`.
 ///
 /// # Errors
-/// If the listener cannot be registered with the runtime.
+/// If the listener cannot be registered with the runtime, or cannot be deregistered.
 pub async fn serve(
     listener: std::net::TcpListener,
     endpoint: impl Endpoint<Output = Response> + 'static,
@@ -66,22 +68,22 @@ pub async fn serve(
     let listener = TcpListener::from_std(listener)?;
     let slots = Slots::new(limits);
     let server = Arc::new(Server { endpoint, limits });
-    let graceful = GracefulShutdown::new();
+    let connections = GracefulShutdown::new();
     tokio::pin!(stop);
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&listener, &slots) => server.spawn(accepted, &graceful, true),
+            accepted = accept(&listener, &slots) => server.spawn(accepted, &connections, true),
         }
     }
-    // First, the connections from before the shutdown end, while new ones get one response each. Slow clients may take the
-    // whole grace period.
+    // First, the connections from before the shutdown end, while new connections get one response each. Slow clients may
+    // take the whole grace period.
     let idle_until = Instant::now() + MAX_DRAIN;
     let grace_end = idle_until + limits.grace;
-    let late = GracefulShutdown::new();
-    let serve_once = |connection: AcceptedConnection| server.spawn(connection, &late, false);
-    let finished = finish(graceful, idle_until, grace_end);
+    let late_connections = GracefulShutdown::new();
+    let serve_once = |connection: AcceptedConnection| server.spawn(connection, &late_connections, false);
+    let finished = finish(connections, idle_until, grace_end);
     tokio::pin!(finished);
     loop {
         tokio::select! {
@@ -92,14 +94,15 @@ pub async fn serve(
     // Then the port is closed, and the new connections end.
     let deadline = Instant::now() + MAX_DRAIN;
     drain_backlog(listener, &slots, deadline, serve_once).await?;
-    finish(late, deadline.max(Instant::now() + DRAIN_QUIET), grace_end).await;
+    finish(late_connections, deadline.max(Instant::now() + DRAIN_QUIET), grace_end).await;
     Ok(())
 }
 
-/// Waits until all connections are closed. Closes idle connections at `idle_until`, and drops the other ones at `grace_end`.
+/// Waits until all connections are closed. From `idle_until` on, closes idle connections, and each other connection after
+/// its running request. Stops waiting at `grace_end`, or at `idle_until` if that is later.
 ///
-/// hyper's shutdown closes connections whose first request it has not read. Until `idle_until`, hyper has time to read these
-/// requests.
+/// hyper's shutdown closes each connection from which hyper has not read anything. Until `idle_until`, hyper has time to read
+/// the first requests.
 async fn finish(connections: GracefulShutdown, idle_until: Instant, grace_end: Instant) {
     while connections.count() > 0 && Instant::now() < idle_until {
         sleep(OPEN_CHECK_INTERVAL).await;
@@ -112,7 +115,8 @@ async fn finish(connections: GracefulShutdown, idle_until: Instant, grace_end: I
 /// A connection, the address of the client, and the slot that the connection takes.
 type AcceptedConnection = (TcpStream, SocketAddr, Slot);
 
-/// Accepts the connections in the backlog, then closes the port.
+/// Accepts the connections in the backlog until no client has connected for [`DRAIN_QUIET`], at most until `deadline`. Then
+/// closes the port.
 async fn drain_backlog(
     listener: TcpListener,
     slots: &Slots,
@@ -127,8 +131,9 @@ async fn drain_backlog(
         let Ok(accepted) = timeout_at(until, accept(&listener, slots)).await else { break };
         spawn(accepted);
     }
-    // The operating system resets each connection that arrives between the last accept and the close. There is no await
-    // in between, so that this time is short.
+    // When the port is closed, the operating system resets the connections that are still in the backlog. So this loop accepts
+    // as many of them as the limit permits. There is no await between its last accept and the close, so that few clients
+    // connect in this time.
     let listener = listener.into_std()?;
     while let Some(permit) = slots.try_acquire() {
         let Ok((stream, peer)) = listener.accept() else { break };
@@ -165,7 +170,7 @@ struct Server<E> {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Server<E> {
-    /// Spawns a task that serves the requests of a connection, or only the first one without `keep_alive`.
+    /// Spawns a task that serves the requests of a connection. Without `keep_alive`, it serves only the first request.
     fn spawn(
         self: &Arc<Self>,
         (stream, peer, slot): AcceptedConnection,

@@ -69,7 +69,7 @@ impl Refusal {
 }
 
 /// Encodes a response after which the connection is closed. Copies the header `Date` from `replaced`, the response of
-/// hyper. A response to HEAD has the content length of the body, but no body. `None` if the body is not available at
+/// hyper. A response to HEAD has the content length of the body, but no body. `None` if the body cannot be read at
 /// once.
 pub(super) fn encode(mut response: Response, replaced: &[u8], is_head_request: bool) -> Option<Vec<u8>> {
     let body = response.take_body().into_bytes().now_or_never()?.ok()?;

@@ -104,8 +104,8 @@ impl Slots {
     }
 
     /// Closes connections that have made the server wait for at least `min_wait`. Considers only networks with such a
-    /// connection, and chooses the network with the most connections. Closes the connections of this network that have
-    /// made the server wait the longest.
+    /// connection, and chooses the network with the most connections, or all networks with this number of connections.
+    /// Closes the connections of the chosen networks that have made the server wait the longest.
     fn reclaim(&self, now: Instant, min_wait: Duration) {
         let open = lock(&self.open);
         let mut sizes: HashMap<IpAddr, usize> = HashMap::new();

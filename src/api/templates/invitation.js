@@ -127,7 +127,7 @@ async function signIn() {
   }
 }
 
-// Accepts the invitation and ends the session, which exists only for this request. No other code stores the access token.
+// Accepts the invitation and ends the session, which was created only for this request. The page does not store the access token.
 async function acceptWith(accessToken) {
   const headers = { authorization: `Bearer ${accessToken}` };
   const response = await postJson("/invitations/accept", { token }, headers);

@@ -46,7 +46,12 @@ const HEADERS: [(&str, &str, &str); 10] = [
     ),
     ("Link", "string", "The next page, with `rel=\"next\"` (RFC 8288). Absent on the last page."),
     ("Location", "string", "URI of the created resource."),
-    ("RateLimit", "string", "Requests that remain, and seconds until they are reset: `\"read\";r=1199;t=1`."),
+    (
+        "RateLimit",
+        "string",
+        "Requests that remain, and seconds until all are available again: `\"read\";r=1199;t=1`. If none remains, seconds \
+         until the next request.",
+    ),
     ("RateLimit-Policy", "string", "Allowed requests, and in how many seconds: `\"read\";q=1200;w=60`."),
     ("Retry-After", "integer", "Seconds after which to try again."),
     ("Set-Cookie", "string", "Sets or removes a cookie with a token."),
