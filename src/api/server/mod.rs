@@ -28,7 +28,7 @@ use poem::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use self::{
@@ -77,29 +77,35 @@ pub async fn serve(
             accepted = accept(&listener, &slots) => server.spawn(accepted, &connections, true),
         }
     }
-    // First, the connections from before the shutdown end, while new connections get one response each. Slow clients may
-    // take the whole grace period.
+    // First, the connections from before the shutdown end, while new connections get one response each. If old requests
+    // take longer than half of the grace period, the port is closed before they end: so each new request has the other half.
     let idle_until = Instant::now() + MAX_DRAIN;
-    let grace_end = idle_until + limits.grace;
+    let (accept_until, grace_end) = (idle_until + limits.grace / 2, idle_until + limits.grace);
     let late_connections = GracefulShutdown::new();
     let serve_once = |connection: AcceptedConnection| server.spawn(connection, &late_connections, false);
     let finished = finish(connections, idle_until, grace_end);
     tokio::pin!(finished);
-    loop {
+    let is_finished = loop {
         tokio::select! {
-            () = &mut finished => break,
+            () = &mut finished => break true,
+            () = sleep_until(accept_until) => break false,
             accepted = accept(&listener, &slots) => serve_once(accepted),
         }
-    }
-    // Then the port is closed, and the new connections end.
+    };
+    // Then the port is closed, and all connections end.
     let deadline = Instant::now() + MAX_DRAIN;
     drain_backlog(listener, &slots, deadline, serve_once).await?;
-    finish(late_connections, deadline.max(Instant::now() + DRAIN_QUIET), grace_end).await;
+    let late_finished = finish(late_connections, deadline.max(Instant::now() + DRAIN_QUIET), grace_end);
+    if is_finished {
+        late_finished.await;
+    } else {
+        tokio::join!(finished, late_finished);
+    }
     Ok(())
 }
 
 /// Waits until all connections are closed. From `idle_until` on, closes idle connections, and each other connection after
-/// its running request. Stops waiting at `grace_end`, or at `idle_until` if that is later.
+/// its running request. Stops waiting at `grace_end`, or [`DRAIN_QUIET`] after `idle_until` if that is later.
 ///
 /// hyper's shutdown closes each connection from which hyper has not read anything. Until `idle_until`, hyper has time to read
 /// the first requests.
@@ -107,7 +113,9 @@ async fn finish(connections: GracefulShutdown, idle_until: Instant, grace_end: I
     while connections.count() > 0 && Instant::now() < idle_until {
         sleep(OPEN_CHECK_INTERVAL).await;
     }
-    if timeout_at(grace_end, connections.shutdown()).await.is_err() {
+    // Idle connections need a moment to close.
+    let end = grace_end.max(Instant::now() + DRAIN_QUIET);
+    if timeout_at(end, connections.shutdown()).await.is_err() {
         tracing::warn!("dropped requests that were still running after SHUTDOWN_TIMEOUT_SECONDS");
     }
 }
