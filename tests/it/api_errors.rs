@@ -122,8 +122,8 @@ async fn cors_allows_only_the_configured_origins() {
     for unknown in ["https://evil.example.com", "http://app.example.com", "null"] {
         let answer = preflight(unknown).await;
         assert!(answer.headers.get("access-control-allow-origin").is_none());
-        // The browser enforces CORS. The API does not refuse requests with an unknown origin, because requests from its own
-        // pages also have an `Origin` header.
+        // The browser enforces CORS. The API does not refuse a request only because its origin is not configured: requests
+        // from the pages of the API also have an `Origin` header.
         let actual = Answer::of(app.request(Method::GET, "/health").header("origin", unknown)).await;
         assert_eq!(actual.status, 200);
         assert!(actual.headers.get("access-control-allow-origin").is_none());

@@ -95,7 +95,7 @@ async fn requesting_a_link_does_not_reveal_registered_addresses() {
     sent.sort();
     let (ada, confirm, reset) = ("ada@example.com", "Confirm your email address", "Reset your password");
     assert_eq!(sent, [(ada, confirm), (ada, confirm), (ada, reset), (verified.email.as_str(), reset)]);
-    // All verification links of a user are valid until one of them is used.
+    // A new verification link does not invalidate the earlier links. The use of one link invalidates them all.
     let again = mails.iter().rfind(|mail| mail.to == ada && mail.subject == confirm).unwrap().token();
     assert_ne!(first, again);
     assert_eq!(verify(&app, &again).await.status, 204);
@@ -246,7 +246,7 @@ async fn a_refused_password_does_not_use_up_the_link() {
 }
 
 #[tokio::test]
-async fn links_to_one_address_are_limited_and_the_response_does_not_reveal_it() {
+async fn links_to_one_address_are_limited_and_the_response_hides_the_limit() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
     let ask = async |email: &str| {

@@ -195,7 +195,7 @@ async fn clients_with_an_unreadable_address_count_as_one_network() {
     fail_logins(&app, 5, "unknown", &user.email).await;
     assert_eq!(app.move_waits(60).await, 1);
     retry_after(&log_in_from(&app, "203.0.113.7, _hidden", &user.email, PASSWORD).await);
-    // Without the header, the client address is that of the connection.
+    // Without the header, the client address is the address of the connection.
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
 

@@ -63,8 +63,8 @@ async fn assert_password_attempts_are_limited(app: &TestApp, user: &User) {
     assert!(rest.len() <= 3 && rest.iter().all(|status| **status == 401), "{statuses:?}");
 }
 
-/// Requests links of two kinds, each three times. Asserts that all requests are accepted, and that two to six mails are
-/// written to the outbox: of each kind, one mail is free without Redis, and three mails are free with Redis.
+/// Requests links of two kinds, each three times. Asserts that all requests are accepted, and that two to six messages are
+/// written to the outbox: of each kind, one message is free without Redis, and three messages are free with Redis.
 async fn assert_links_are_sent(app: &TestApp, user: &User) {
     let outbox =
         async || column(&app.database, "SELECT count(*) FROM job_outbox").await[0].parse::<u32>().unwrap();

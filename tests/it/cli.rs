@@ -163,7 +163,7 @@ async fn create_admin_takes_the_password_from_the_environment() {
     run(weak).await.failed(1, &["BCRYPT_COST is 4"]);
 }
 
-/// In a container, every command has FIRST_SUPERUSER_PASSWORD in its environment.
+/// In a container of compose.yaml, every command has FIRST_SUPERUSER_PASSWORD in its environment.
 #[tokio::test]
 async fn create_admin_does_not_use_the_password_of_the_first_admin_for_another() {
     let app = TestApp::start().await;

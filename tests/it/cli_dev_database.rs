@@ -127,8 +127,8 @@ async fn other_machines_cannot_log_in_with_the_default_password() {
     }
     assert!(!dir.path().join(".saas").exists());
 
-    // The admin of an earlier run still has the default password. So `saas dev` refuses to serve other machines until
-    // `--reset` deletes the data.
+    // The admin of an earlier run still has the default password. So `saas dev` refuses to serve other machines. Here
+    // `--reset` deletes this admin.
     let (mut process, _) = start(dev_command(&dir, &[])).await;
     process.signal("INT");
     process.end().await;

@@ -1,4 +1,4 @@
-//! Replicas whose clock differs from that of the database. The clock of the database decides what has expired.
+//! Replicas whose clock differs from the clock of the database. The clock of the database decides what has expired.
 
 use std::sync::Arc;
 

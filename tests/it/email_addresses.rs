@@ -11,7 +11,7 @@ use crate::support::{
     smtp::SmtpServer,
 };
 
-/// Spellings of one address. The tests register the account with the first spelling.
+/// Spellings of one address. Most tests register the account with the first spelling.
 const SPELLINGS: [&str; 9] = [
     "ada@bücher.example",
     "ada@xn--bcher-kva.example",
@@ -26,7 +26,7 @@ const SPELLINGS: [&str; 9] = [
 const STORED_ADDRESS: &str = "ada@bücher.example";
 const MAILED_ADDRESS: &str = "ada@xn--bcher-kva.example";
 
-/// Addresses that are invalid. Every operation except the login validates addresses.
+/// Addresses that are invalid. The tested operations, except the login, report them as invalid.
 const REFUSED: [&str; 9] = [
     "a@[127.0.0.1]",
     "a@127.0.0.1",
@@ -229,7 +229,7 @@ async fn accounts_of_one_address_are_kept_and_reported() {
     assert_eq!(column(&app.database, keys).await, ["eve@example.com", "", "bob@xn--bcher-kva.example"]);
 }
 
-/// The previous release and plain SQL change an address, but not its key (`email_key`).
+/// An earlier release, or plain SQL, changes an address without its key (`email_key`).
 #[tokio::test]
 async fn an_address_that_was_changed_without_its_key_loses_the_key() {
     let app = TestApp::start().await;

@@ -21,7 +21,7 @@ use crate::support::{
 /// The cost of a request, relative to a case of a unit test.
 const REQUEST_COST: u32 = 2;
 
-/// A request as bytes. Parts of the request may be missing.
+/// Generates requests as bytes: whole requests, requests that are cut off, and random bytes.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let method =
         select(vec!["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "X-Y"]);

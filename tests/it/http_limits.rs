@@ -1,4 +1,4 @@
-//! The HTTP server with slow, numerous, oversized or disconnected clients, and its shutdown.
+//! The HTTP server with slow, numerous or disconnected clients, with heads that are too long, and during its shutdown.
 
 use std::{
     sync::{

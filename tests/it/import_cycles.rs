@@ -109,7 +109,8 @@ impl SourceTree {
         Self { modules: modules.collect() }
     }
 
-    /// Returns each cycle as `a -> b -> a`. A cycle starts with its first file in alphabetical order.
+    /// Returns the shortest cycle through each file that is part of a cycle, as `a -> b -> a`, without repetitions. A cycle
+    /// starts with its first file in alphabetical order.
     fn cycles(&self) -> Vec<String> {
         let edges: BTreeMap<_, _> =
             self.modules.keys().map(|module| (module, self.dependencies(module))).collect();

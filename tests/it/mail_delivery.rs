@@ -35,7 +35,7 @@ pub async fn send(url: &str, to: &str) -> Result<(), SendError> {
 }
 
 #[tokio::test]
-async fn refusals_of_the_mail_are_final_and_those_of_the_server_are_not() {
+async fn only_permanent_refusals_of_the_mail_itself_are_final() {
     for (command, reply, is_final) in [
         ("MAIL", "550 5.7.1 Sender refused", true),
         ("MAIL", "552 5.3.4 Too large", true),

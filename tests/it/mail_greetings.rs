@@ -1,4 +1,5 @@
-//! Mails contain text that a user has entered, such as a name, only if they go to a verified address of this user.
+//! Mails about an account to an unverified address contain no text that a user has entered, such as a name. Mails to a
+//! verified address greet its user by name.
 
 use reqwest::Method;
 use serde_json::json;

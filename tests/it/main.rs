@@ -1,8 +1,8 @@
 //! The integration tests, in one binary, with real PostgreSQL, Redis, HTTP and workers.
 //!
-//! The binary starts a private PostgreSQL server and a private Redis server. The tests share both servers and run in
-//! parallel, so each test uses its own database and its own prefix of Redis keys. Tests with the prefix `smoke_` are the
-//! quick subset.
+//! The binary starts a private PostgreSQL server and a private Redis server. Most tests share both servers, and all run in
+//! parallel. So a test uses its own database and its own prefix of Redis keys, or its own server. Tests with the prefix
+//! `smoke_` are the quick subset.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,11 +1,11 @@
-//! No query scans a large table, according to the statistics of PostgreSQL. Every foreign key has an index, according to
-//! the catalog of PostgreSQL.
+//! The queries of the operations that these tests call scan no large table, according to the statistics of PostgreSQL.
+//! Every foreign key has an index, according to the catalog of PostgreSQL.
 
 use serde_json::json;
 
 use crate::support::{TestApp, User, app::PASSWORD, eventually, records::column, servers::TestDatabase};
 
-/// The number of rows that the tests insert into each table, except organizations and memberships.
+/// The number of rows that the tests insert into each table that they fill, except organizations and memberships.
 const ROWS: u32 = 20_000;
 /// A table with more rows counts as large. PostgreSQL may scan a smaller table, because that is faster than an index.
 const LARGE_TABLE_ROWS: u32 = 10_000;
@@ -182,7 +182,7 @@ async fn a_foreign_key_without_an_index_is_found() {
     assert_eq!(found, ["bad1 (a)", "bad2 (a)", "bad3 (a)", "bad4 (a)", "bad5 (a)", "bad6 (b, c)"]);
 }
 
-/// Checks only the tables that [`insert_rows`] fills. The other tables are small here, so PostgreSQL may scan them.
+/// Checks only the large tables, which [`insert_rows`] fills. The other tables are small here, so PostgreSQL may scan them.
 #[tokio::test]
 async fn no_query_scans_a_large_table() {
     let app = TestApp::start().await;
@@ -248,6 +248,7 @@ async fn queries_of_users_use_indexes() {
         ("(full_name, id) > ('Name 7', 7)", "full_name NULLS LAST, id"),
         ("(full_name, id) < ('Name 7', 7)", "full_name DESC NULLS LAST, id DESC"),
         ("full_name IS NULL AND id > 7", "full_name NULLS LAST, id"),
+        // The first page, admins, and accounts to delete.
         ("true", "created_at DESC, id DESC"),
         ("true", "lower(email)"),
         ("role = 'admin'", "id"),

@@ -151,7 +151,7 @@ async fn canceling_a_periodic_job_does_not_affect_the_next_run() {
 }
 
 #[tokio::test]
-async fn a_full_redis_still_drains_without_periodic_jobs() {
+async fn while_redis_is_full_delayed_jobs_run_and_periodic_jobs_wait() {
     let server = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let queue = TestQueue::on(server.url.expose_secret(), "rq");
     queue.tick().await;

@@ -97,7 +97,7 @@ async fn a_requeued_dependency_counts_once() {
 }
 
 #[tokio::test]
-async fn a_job_that_depends_on_the_one_it_replaces_fails() {
+async fn a_job_that_depends_on_the_job_it_replaces_fails() {
     let queue = TestQueue::new().await;
     let old = queue.enqueue("old", unique("key", OnDuplicate::Replace)).await;
     let new = queue

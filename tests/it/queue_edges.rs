@@ -27,7 +27,8 @@ async fn a_job_of_an_unknown_task_waits_for_a_worker_that_knows_it() {
 async fn a_job_of_an_unknown_task_fails_after_an_hour() {
     let queue = TestQueue::new().await;
     let id = queue.queue.enqueue(&TaskOfTomorrow, Origin::default()).await.unwrap();
-    // A worker fetches the job every 15 s for an hour, which is 240 times. This is the state after 239 times.
+    // A worker fetches the job every 15 s. The 241st fetch, after an hour, makes the job fail. This is the state after 239
+    // fetches.
     queue.redis::<u32>(&["HSET", "{}:unknown", &id, "239"]).await;
     queue.drain().await;
     assert_eq!(queue.status(&id).await.state, State::Scheduled);

@@ -77,7 +77,7 @@ async fn a_settlement_with_a_lost_answer_counts_once() {
     let worker = queue.worker(Options { scheduler: false, ..steady(1) });
     let work = tokio::spawn(worker.run(stop.clone(), CancellationToken::new()));
     queue.until_running(1).await;
-    // The lost response is that of the settlement, or an earlier one of a heartbeat or a wake-up.
+    // The lost response is the response to the settlement, or an earlier response to a heartbeat or a wake-up.
     proxy.lose_answer("");
     queue.log.open.notify_one();
     eventually("an answer is lost", || async { proxy.has_lost_answer().then_some(()) }).await;
@@ -125,7 +125,7 @@ async fn a_result_is_stored_when_redis_is_back() {
 
 #[tokio::test]
 async fn scripts_are_reloaded_after_a_script_flush() {
-    // A separate server, because SCRIPT FLUSH would affect the other tests on the shared one.
+    // A separate server, because SCRIPT FLUSH would affect the other tests on the shared server.
     let server = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let queue = TestQueue::at(server.url.expose_secret()).await;
     let client = redis::Client::open(server.url.expose_secret()).unwrap();
@@ -228,7 +228,7 @@ fn a_job_that_blocks_the_runtime_costs_no_leases() {
     let starved = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let queue = other.block_on(TestQueue::new());
-    let neighbour = other.block_on(queue.push("neighbor", Behavior::WaitForTest));
+    let neighbor = other.block_on(queue.push("neighbor", Behavior::WaitForTest));
     let stop = CancellationToken::new();
     let worker = queue.worker(short_lease(steady(2)));
     let work = starved.spawn(worker.run(stop.clone(), CancellationToken::new()));
@@ -241,7 +241,7 @@ fn a_job_that_blocks_the_runtime_costs_no_leases() {
             tokio::spawn(queue.worker(short_lease(steady(2))).run(stop.clone(), CancellationToken::new()));
         queue.until(&blocker, State::Finished).await;
         queue.log.open.notify_one();
-        queue.until(&neighbour, State::Finished).await;
+        queue.until(&neighbor, State::Finished).await;
         stop.cancel();
         rival.await.unwrap().unwrap();
         work.await.unwrap().unwrap();

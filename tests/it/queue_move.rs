@@ -207,7 +207,7 @@ async fn doctor_finds_the_jobs_of_another_prefix() {
     let found = doctor().await;
     let line = found.lines().find(|line| line.contains("saas queue move --from rq")).unwrap_or_default();
     assert!(line.starts_with("warn  redis") && line.contains("the prefix rq has jobs (1)"), "{found}");
-    // A prefix with running workers belongs to another product, so `saas doctor` does not report its jobs.
+    // A prefix with running workers is in use, such as by another product, so `saas doctor` does not report its jobs.
     let stop = CancellationToken::new();
     old.queue.pause("default").await.unwrap();
     let work = tokio::spawn(old.worker(steady(1)).run(stop.clone(), CancellationToken::new()));

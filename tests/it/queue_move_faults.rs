@@ -22,7 +22,8 @@ async fn take(old: &TestQueue) -> Batch {
     old.script("move_out", &["jobs", "m", "", "30000", ""]).await
 }
 
-/// Adds a batch to a queue. Returns the numbers of added jobs and of added ended jobs.
+/// Adds a batch to a queue. Returns the numbers of the jobs and of the ended jobs that were added, now or by an earlier call
+/// with the same batch.
 async fn add(new: &TestQueue, (id, number, records, _): &Batch) -> (u64, u64) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
@@ -113,7 +114,7 @@ async fn a_move_that_is_killed_loses_and_repeats_no_job() {
     assert_eq!(old.keys().await, [""; 0]);
 }
 
-/// A slow second move adds a batch that the first move has already added. The first move has ended.
+/// A slow second move tries to add a batch that the first move has already added. The first move has ended.
 #[tokio::test]
 async fn a_batch_that_arrives_after_the_end_of_its_move_is_not_added_again() {
     let (old, new) = (TestQueue::new().await, TestQueue::new().await);

@@ -47,8 +47,8 @@ impl TestQueue {
         self.queue.enqueue(&task(name, behavior), owned_by(owner)).await.unwrap()
     }
 
-    /// Asserts that Redis has no account of an owner: no count of jobs, and no failed jobs.
-    async fn assert_no_account(&self, owner: i64) {
+    /// Asserts that Redis has no records of an owner: no counts of jobs, and no list of failed jobs.
+    async fn assert_no_owner_records(&self, owner: i64) {
         for key in [format!("{{}}:owner:{owner}"), format!("{{}}:owner:{owner}:failed")] {
             assert!(!self.redis::<bool>(&["EXISTS", &key]).await, "{key} is left over");
         }
@@ -74,7 +74,7 @@ async fn an_owner_has_a_limit_of_jobs_and_others_have_their_own() {
     assert!(enqueue(&queue.queue, 1).await.is_ok());
     queue.drain().await;
     for owner in [1, 2, 3] {
-        queue.assert_no_account(owner).await;
+        queue.assert_no_owner_records(owner).await;
     }
 }
 
@@ -88,7 +88,7 @@ async fn an_owner_has_a_limit_of_bytes() {
     assert_eq!(enqueue(&queue.queue, 1).await, Err(OwnerLimit::Bytes));
     assert!((5..20).contains(&accepted), "{accepted}");
     queue.drain().await;
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn replicas_share_the_limits_of_an_owner() {
     let accepted = join_all(attempts).await.into_iter().filter(Result::is_ok).count();
     assert_eq!(accepted, 20);
     assert_eq!(queue.drain().await.finished, 20);
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
 }
 
 #[tokio::test]
@@ -128,14 +128,14 @@ async fn every_end_of_a_job_frees_its_place_in_the_limit_of_its_owner() {
     let canceled = queue.push_owned(1, "canceled", Behavior::Succeed).await;
     assert!(place_is_taken().await);
     assert_eq!(queue.queue.cancel(&canceled).await.unwrap(), Cancel::Canceled);
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
 
     let retried = queue.push_owned(1, "retried", Behavior::RetryIn(3_600)).await;
     queue.drain().await;
     assert!(place_is_taken().await, "a job that waits for a retry counts");
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!(queue.queue.purge(&info, State::Scheduled).await.unwrap(), 1);
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
     assert!(queue.queue.status(&retried).await.unwrap().is_none());
 
     let failed = queue.push_owned(1, "failed", Behavior::FailForGood).await;
@@ -147,13 +147,13 @@ async fn every_end_of_a_job_frees_its_place_in_the_limit_of_its_owner() {
     assert_eq!(queue.status(&failed).await.state, State::Failed);
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!(queue.queue.purge(&info, State::Failed).await.unwrap(), 1);
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
 
     let expired = queue.push_owned(1, "expired", Behavior::FailForGood).await;
     queue.drain().await;
     queue.redis::<u32>(&["ZADD", "{}:failed:default", "1", &expired]).await;
     queue.drain().await;
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn the_running_jobs_of_an_owner_are_limited_over_all_workers() {
     for worker in workers {
         worker.await.unwrap().unwrap();
     }
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:held"]).await);
 }
 
@@ -245,7 +245,7 @@ async fn only_the_latest_failed_jobs_of_an_owner_are_kept() {
     assert_eq!(queue.status(&others).await.state, State::Failed);
     assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().failed, 101);
     assert_eq!(queue.queue.purge_owner(1).await.unwrap(), PurgedOwner { deleted: 100, stopping: 0 });
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn a_purge_of_an_owner_deletes_jobs_that_fail_because_of_it() {
     }
     assert_eq!(queue.queue.purge_owner(1).await.unwrap(), PurgedOwner { deleted: 123, stopping: 0 });
     assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().failed, 0);
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
 }
 
 #[tokio::test]
@@ -304,14 +304,14 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     assert_eq!((totals.enqueued, totals.finished, totals.canceled), (2_505, 2, 2_503));
     stop.cancel();
     work.await.unwrap().unwrap();
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
     queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
-async fn a_wrong_account_of_an_owner_is_corrected() {
+async fn wrong_job_counts_of_an_owner_are_corrected() {
     let queue = TestQueue::with_limits(limits(2, 1_000_000)).await;
-    // Simulates that a worker of an earlier release has ended jobs without updating the account of their owner.
+    // Simulates that a worker of an earlier release has ended jobs without updating the counts of their owner.
     for id in ["gone", "gone too"] {
         queue.redis::<u32>(&["HSET", "{}:owner:1", id, "100"]).await;
     }
@@ -320,7 +320,7 @@ async fn a_wrong_account_of_an_owner_is_corrected() {
     let never = CancellationToken::new();
     let one = Options { max_running_per_owner: Some(1), ..options(&["default"]) };
     assert_eq!(queue.worker(one).run(never.clone(), never).await.unwrap().finished, 1);
-    queue.assert_no_account(1).await;
+    queue.assert_no_owner_records(1).await;
 }
 
 #[tokio::test]

@@ -29,7 +29,8 @@ async fn kill_redis_under_load(fsync: &'static str) {
     for round in 0..3 {
         let (client, enough) = (queue.queue.clone(), CancellationToken::new());
         let over = enough.clone();
-        // A request that was in flight when Redis was killed may succeed or fail. Only accepted jobs must exist.
+        // A request that was in flight when Redis was killed may succeed or fail. The test requires that accepted jobs
+        // exist, and nothing about the other jobs.
         let enqueuing = tokio::spawn(async move {
             let mut ids = Vec::new();
             while !over.is_cancelled() {
@@ -66,8 +67,8 @@ async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_always() {
     kill_redis_under_load("always").await;
 }
 
-/// Redis calls write() before it responds. The test kills the process, not the machine, so the kernel keeps the written
-/// bytes.
+/// Redis calls write() before it responds, except while an fsync runs, which is short in memory. The test kills the process,
+/// not the machine, so the kernel keeps the written bytes.
 #[tokio::test]
 async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_everysec() {
     kill_redis_under_load("everysec").await;

@@ -16,7 +16,7 @@ fn reserved(slots: usize) -> Option<ReservedQueue> {
 }
 
 impl TestQueue {
-    /// Waits until exactly this number of jobs is running.
+    /// Waits until exactly this number of jobs of the queue `default` is running.
     async fn wait_until_running(&self, jobs: u32) {
         let runs = || async { (self.log.running.load(Ordering::SeqCst) == jobs).then_some(()) };
         eventually(&format!("{jobs} jobs run"), runs).await;

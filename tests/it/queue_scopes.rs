@@ -25,7 +25,7 @@ impl TestQueue {
         self.queue.enqueue(&task(name, behavior), scoped(scope, owner)).await.unwrap()
     }
 
-    /// Runs all due jobs in one slot. Returns their names in the order of the runs.
+    /// Runs all due jobs in one slot. Returns the names of all jobs that have run so far, in order.
     async fn run_one_by_one(&self, max_running_per_owner: Option<u32>) -> Vec<String> {
         let never = CancellationToken::new();
         let alone = Options { concurrency: 1, max_running_per_owner, ..options(&["default"]) };

@@ -1,4 +1,5 @@
-//! Measures failovers of Redis under load. Prints a row of the table in docs/scaling.md for each kind of failover.
+//! Measurements of failovers of Redis under load. The test prints a row of the table in docs/scaling.md for each kind of
+//! failover.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,9 +21,9 @@ use crate::support::{
 
 /// Time between two enqueues.
 const ENQUEUE_INTERVAL: Duration = Duration::from_millis(10);
-/// The number of jobs that are accepted before the failover begins.
+/// The minimum number of jobs that are accepted before the failover begins.
 const JOBS_BEFORE: usize = 200;
-/// The number of jobs that are accepted after another server is the primary.
+/// The minimum number of jobs that are accepted after another server is the primary.
 const JOBS_AFTER: usize = 1_500;
 
 /// Jobs that are enqueued at a steady rate.

@@ -94,7 +94,7 @@ async fn smoke_the_mails_that_one_network_causes_are_limited() {
 async fn operations_that_mail_an_unverified_address_are_limited() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (user, admin) = (app.user().await, app.admin().await);
-    // Unverified accounts that share a mailbox, and an unverified account that changes its password
+    // Unverified accounts with addresses of two mailboxes, and an unverified account that changes its password
     // repeatedly.
     let accounts = "INSERT INTO users (email, hashed_password) SELECT kind || '+' || n || '@example.com', 'x'
                     FROM generate_series(0, 24) n, unnest(ARRAY['forgot', 'resend']) kind";

@@ -185,7 +185,7 @@ async fn stop(mut process: Running) -> String {
     process.output()
 }
 
-/// Uses one account from registration to deletion. The requests alternate between two releases.
+/// Uses one account from registration to deactivation. Some requests go to one release, and some to the other.
 async fn use_an_account(here: &Api, there: &Api, admin: &str, smtp: &SmtpServer) {
     let email = format!("upgrade{}@example.com", unique());
     let account = json!({ "email": email, "password": PASSWORD });

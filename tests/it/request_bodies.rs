@@ -68,7 +68,8 @@ async fn a_body_must_be_utf8_and_not_compressed() {
     assert_eq!(empty.body["title"], "Unprocessable Content");
 }
 
-/// Operations and their limits of the request body in bytes: the default limit, that of documents, and that of emails.
+/// Operations and their limits of the request body in bytes: the default limit, the limit of documents, and the limit of
+/// emails.
 const BODY_LIMITS: [(&str, usize); 3] =
     [("/auth/register", 16 * 1024), ("/jobs/process-data", 64 * 1024), ("/jobs/send-email", 512 * 1024)];
 

@@ -1,7 +1,7 @@
 //! Checks the API against its document with schemathesis, which generates requests from the document: as an anonymous
 //! caller, as a user and as an admin.
 //!
-//! `./scripts/test --full schemathesis` runs only this. It needs Python 3 with venv, and downloads
+//! `./scripts/test --full schemathesis` runs only these tests. They need Python 3 with venv, and download
 //! `tests/schemathesis/requirements.txt` into the build directory. A run prints its seed;
 //! `SCHEMATHESIS_SEED=7 ./scripts/test --full schemathesis` runs with another one. `SCHEMATHESIS_EXAMPLES` is the number of
 //! random requests to each operation. The accepted failures are in `tests/schemathesis/exceptions.py`, each with its reason.
@@ -39,7 +39,7 @@ fn folder() -> PathBuf {
 /// Returns the output of a program.
 ///
 /// # Panics
-/// With its output, if it fails.
+/// With the output of the program if the program fails, or if it does not end within [`RUN_TIMEOUT`].
 async fn output(command: &mut Command, problem: &str) -> String {
     let output = command.kill_on_drop(true).output();
     let output = tokio::time::timeout(RUN_TIMEOUT, output).await.expect("the program does not end");
@@ -73,7 +73,7 @@ async fn install() -> &'static Path {
     program.await
 }
 
-/// Runs schemathesis. Returns what it prints.
+/// Runs schemathesis. Returns the text on its standard output.
 async fn run(caller: Caller) -> String {
     let config = folder().join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();

@@ -52,7 +52,7 @@ impl Host {
         fs::read_to_string(Path::join(self.0.path(), "fake").join(file)).unwrap()
     }
 
-    /// Returns the calls of the fake docker since the last call of this function.
+    /// Returns the calls that the fake docker has recorded since the last call of this function.
     fn take_calls(&self) -> Vec<String> {
         let calls = self.read("calls").lines().map(str::to_owned).collect();
         fs::write(self.0.path().join("fake/calls"), "").unwrap();

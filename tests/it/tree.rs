@@ -100,7 +100,7 @@ fn imports_in_groups_are_found() {
     assert_eq!(imported_modules(text).into_iter().collect::<Vec<_>>(), ["a", "d", "e", "g"]);
 }
 
-/// `.env.example` has exactly the settings of the commands.
+/// `.env.example` has exactly the settings of `saas serve`, `saas worker` and `saas dev`.
 #[tokio::test]
 async fn the_example_environment_has_every_setting() {
     let mut settings = BTreeSet::new();
@@ -132,8 +132,8 @@ fn the_paths_that_the_dockerfile_copies_exist() {
     }
 }
 
-/// No role or session authorizes a change without an actor. So this test lists all files that make such changes, and the
-/// file that revokes all sessions of a user.
+/// No role or session authorizes a change without an actor. So this test lists all files of `src/services` that make such
+/// changes, and the file that revokes all sessions of a user.
 #[test]
 fn changes_without_an_actor_are_known() {
     let allowed = [

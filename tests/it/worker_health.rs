@@ -13,7 +13,7 @@ use crate::support::{
     queue::{Behavior, TestQueue},
 };
 
-/// Returns a worker whose health file is in the default directory below `temporary`.
+/// Returns the command of a worker whose health file is in the default directory below `temporary`.
 async fn worker_command(app: &TestApp, temporary: &Path) -> Command {
     let mut command = production_command(&["worker"], &app.database, &app.prefix).await;
     command.env("TMPDIR", temporary);
@@ -63,7 +63,7 @@ async fn a_worker_that_hangs_is_unhealthy() {
     wait_until_unhealthy(dir.path(), "has made no progress for").await;
     one.signal("KILL");
     one.end().await;
-    // The killed worker has left its file. The check ignores the file, because the other worker is healthy.
+    // The killed worker has left its file. The check ignores the file, because no process holds its lock.
     wait_until_healthy(dir.path()).await;
     other.signal("TERM");
     assert_eq!(other.end().await.code(), Some(0));

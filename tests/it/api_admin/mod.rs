@@ -23,7 +23,7 @@ use crate::support::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A job on its own queue, so that the counts of this queue have no other jobs.
+/// A job on its own queue, so that the counts of this queue include no other jobs.
 #[derive(Serialize, Deserialize)]
 enum Chore {
     Succeed,

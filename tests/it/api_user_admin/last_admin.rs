@@ -11,7 +11,7 @@ use crate::support::{
     records::column,
 };
 
-/// How an admin removes an admin, which may be the own account.
+/// How an admin removes another admin, or themselves.
 #[derive(Clone, Copy, Debug)]
 enum Removal {
     Demote,

@@ -1,4 +1,4 @@
-//! Operations of admins on other accounts.
+//! Operations of admins on the accounts of users.
 
 mod invite;
 mod last_admin;

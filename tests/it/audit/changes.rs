@@ -13,7 +13,7 @@ use crate::support::{
 const NEW_PASSWORD: &str = "another horse battery";
 
 /// Asserts the action, the actor, and the fields `before` and `after` of each entry. Also asserts that each entry is about a
-/// user and has the address of a local client.
+/// user, and has the address of a local client and a request id.
 #[track_caller]
 fn assert_entries(trail: &[Value], expected: &[(&str, Option<i64>, Value, Value)]) {
     let actions: Vec<_> = trail.iter().map(|entry| entry["action"].as_str().unwrap()).collect();

@@ -131,7 +131,7 @@ async fn a_refused_request_writes_no_audit_entry() {
     app.post("/auth/register", None, taker.clone()).await.is_some_problem(400, "email_taken");
     let invite = json!({ "email": "new@example.com" });
     app.post("/users", Some(&admin), invite).await.is_some_problem(400, "email_taken");
-    // This request fails after it has consumed the token and set the address. Both are rolled back.
+    // This request consumes the token, and then fails to set the address. The consumption is rolled back.
     app.post("/auth/confirm-email", None, link).await.is_some_problem(400, "email_taken");
     let wrong = json!({ "current_password": "another password", "new_password": "another horse battery" });
     app.post("/users/me/password", Some(&user), wrong).await.is_some_problem(400, "wrong_password");

@@ -25,7 +25,7 @@ async fn secrets_are_neither_in_the_database_nor_in_redis() {
     app.sql(COPY_MESSAGES).await;
     let queued = std::sync::Mutex::new(String::new());
     let secrets = AccountScenario::run(&app.url, (&admin.email, PASSWORD), async |to: &str| {
-        // After this call, all messages are in the queue, and no mail of them is rendered yet.
+        // The relay moves the new messages into the queue. Their mails are rendered later, by `mailed_token`.
         app.relay().await;
         let held = keys(&app.prefix).await;
         queued.lock().unwrap().push_str(&held);

@@ -179,7 +179,7 @@ async fn an_invalid_idempotency_key_is_refused() {
 }
 
 /// Operations whose response contains a secret. They take no key, because the response would be stored.
-const SHOW_SECRETS: [&str; 8] = [
+const SECRET_OPERATIONS: [&str; 8] = [
     "begin_two_factor",
     "confirm_two_factor",
     "create_api_key",
@@ -229,7 +229,7 @@ async fn an_operation_documents_the_idempotency_key_or_refuses_it() {
         "invite_user_again",
     ];
     assert!(wanted.iter().all(|id| taking.contains(id)), "{taking:?}");
-    assert!(SHOW_SECRETS.iter().all(|id| !taking.contains(id)), "{taking:?}");
+    assert!(SECRET_OPERATIONS.iter().all(|id| !taking.contains(id)), "{taking:?}");
     // The loop has also called the logout, which refused the key before it had an effect, so the session is active. GET
     // ignores the header.
     let read = app.request(Method::GET, "/users/me").bearer_auth(&admin.token).header(KEY, "k");

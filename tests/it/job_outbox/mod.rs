@@ -132,7 +132,7 @@ async fn an_outbox_job_has_a_status_and_can_be_canceled() {
         app.call(Method::DELETE, &path, caller).await.is_some_problem(409, "conflict");
     }
     let trail = column(&app.database, "SELECT count(*) FROM audit_log WHERE action = 'job.canceled'").await;
-    assert_eq!(trail, ["1"], "that of the admin");
+    assert_eq!(trail, ["1"], "only the cancellation by the admin is audited");
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn an_outbox_job_that_may_have_run_is_set_aside() {
          WHERE id <> '{forgotten}'"
     ))
     .await;
-    assert_eq!(sweep(&app.app).await.unwrap(), 4, "that of `forgotten` is new");
+    assert_eq!(sweep(&app.app).await.unwrap(), 4, "the row of `forgotten` is new");
     assert_eq!(waiting(&app).await, std::slice::from_ref(&old));
     assert_eq!(app.run_jobs().await.finished, 3, "`done` does not run again");
 
@@ -230,7 +230,7 @@ async fn an_outbox_job_that_may_have_run_is_set_aside() {
     {
         assert_eq!(app.status(id, &admin).await["status"], status);
     }
-    // docs/jobs.md tells operators to run this statement for a job that they want to run.
+    // docs/jobs.md has this statement, with the id of one job, for a job that was set aside and must run.
     app.sql("UPDATE job_outbox SET set_aside_at = NULL, tried_at = NULL, claimed_until = NULL").await;
     assert_eq!(sweep(&app.app).await.unwrap(), 2);
 }

@@ -1,4 +1,4 @@
-//! A request has no effect if the permissions of its caller are revoked while it is in flight.
+//! A change is refused if the permissions of its caller are revoked after the request has begun and before its transaction.
 
 use saas::{
     jobs::ExampleTask,

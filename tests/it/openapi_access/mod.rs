@@ -183,8 +183,8 @@ fn the_error_about_a_list_of_operations_names_the_line_to_change() {
     );
 }
 
-/// Asserts that every secured operation refuses the request with this status and code. The tests use the token of an
-/// admin, who could otherwise call all operations.
+/// Asserts that every secured operation refuses the request with this status and code. Tokens in these tests belong to
+/// admins, so that no operation refuses a request because of the role of the caller.
 async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
     let mut others = Vec::new();
     let operations = secured_operations(app).await;

@@ -224,7 +224,7 @@ async fn canceling_a_job_of_an_organization_needs_a_permission_and_is_audited() 
 }
 
 #[tokio::test]
-async fn admins_of_the_platform_do_not_see_the_data_of_a_job() {
+async fn admin_operations_do_not_show_the_data_of_a_job_of_an_organization() {
     let app = TestApp::start().await;
     let (org, admin) = (app.empty_org("one").await, app.admin().await);
     let id = app.enqueue_import(&org, &org.owner, &["new-canary"]).await;

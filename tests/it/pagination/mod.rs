@@ -30,7 +30,7 @@ const INSERT_CROWD: &str = "INSERT INTO users (email, hashed_password, full_name
            n < 19000, now() - n * interval '1 minute'
     FROM generate_series(1, 20000) n";
 
-/// Returns the path and the query of the next page.
+/// Returns the path and the query of the next page, or `None` on the last page.
 fn next_target(answer: &Answer) -> Option<String> {
     let link = answer.headers.get("link")?.to_str().unwrap();
     let target = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\""));
@@ -91,7 +91,7 @@ async fn smoke_pages_neither_repeat_nor_miss_users_while_others_come_and_go() {
             assert!(before.len() >= 40, "{list}");
             let mut deleted = BTreeSet::new();
             let pages = read_pages(&app, &admin, &format!("{list}&limit=7"), async |page| {
-                // Deletes the last user of the page, whose position is in the cursor, and adds users at both ends of
+                // Deletes the last user of the page, whose position is in the cursor, and adds users near both ends of
                 // every sort order.
                 let last = page.last().map_or(0, |user| user["id"].as_i64().unwrap());
                 if last != admin.id {

@@ -1,5 +1,5 @@
-//! A scenario with one account over HTTP, from registration to deletion. The scenario collects every secret that it
-//! uses.
+//! A scenario over HTTP: one account from registration to deletion, and the accounts that an admin invites. The scenario
+//! collects the secrets that it uses, except the codes of the authenticator, which are too short to search for.
 
 use std::collections::BTreeSet;
 
@@ -63,7 +63,8 @@ fn an_api_key_is_found_in_a_text() {
 }
 
 impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
-    /// Runs the scenario on a server. Returns the passwords, tokens, keys and recovery codes of the scenario.
+    /// Runs the scenario on a server. Returns its secrets: passwords, tokens, API keys, two-factor secrets and recovery
+    /// codes.
     ///
     /// `mailed_token` returns the token of the last link that was sent to an address.
     pub async fn run(url: &str, admin: (&str, &str), mailed_token: M) -> BTreeSet<String> {
@@ -80,7 +81,8 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         scenario.secrets
     }
 
-    /// Registers, verifies the address, signs in and refreshes. Returns the access token.
+    /// Registers, verifies the address, signs in and refreshes. Also signs in with cookies. Returns the access token of the
+    /// refresh.
     async fn register(&mut self) -> String {
         let new = json!({ "email": EMAIL, "password": PASSWORDS[0], "full_name": "Ada" });
         self.post(201, "/auth/register", "", new).await;
@@ -153,7 +155,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         self.send(204, Method::DELETE, "/users/me/two-factor", access, off).await;
     }
 
-    /// Creates, uses, rotates and reports an API key. Also sends the key in places where keys are not accepted.
+    /// Creates, uses and rotates an API key, and reports it as leaked. Also sends the key in places where keys are not accepted.
     async fn use_api_keys(&mut self, access: &str) {
         let org = self.post(201, "/orgs", access, json!({ "name": "Acme" })).await.body["id"].clone();
         let (keys, products) = (format!("/orgs/{org}/api-keys"), format!("/orgs/{org}/products"));

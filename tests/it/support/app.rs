@@ -1,4 +1,4 @@
-//! The application of one test, on its own port.
+//! An application for one test, on its own port.
 
 use std::{sync::Arc, time::Duration};
 
@@ -115,7 +115,7 @@ impl TestApp {
             // Longer than the defaults, so that tests do not fail on a loaded machine.
             "--database-timeout-ms=20000".into(),
             "--redis-timeout-ms=20000".into(),
-            // Tests send many requests from one address. The tests of rate limits turn them on.
+            // Tests send many requests from one address. The tests of rate limits turn the limits on.
             "--rate-limits=false".into(),
             format!("--secret-key={SECRET}"),
             format!("--two-factor-key={}", SECRET.replace('a', "z")),
@@ -220,7 +220,7 @@ impl TestApp {
         mail::read_captured(&self.app.config.mail.mail_dir)
     }
 
-    /// Returns the token of the link in the last mail to an address.
+    /// Runs all due jobs, and returns the token of the last link that was mailed to an address.
     pub async fn mailed_token(&self, to: &str) -> String {
         let mails = self.mails().await;
         let with_link = mails.iter().rfind(|mail| mail.to == to && mail.text.contains("#token="));

@@ -33,7 +33,7 @@ impl Authenticator {
         self.totp.generate(unix_seconds() + STEP).to_string()
     }
 
-    /// Returns a code that is not valid now or in the next minutes.
+    /// Returns a code that is not valid now or in the next three minutes.
     pub fn wrong_code(&self) -> String {
         let from = unix_seconds() - 2 * STEP;
         let good: Vec<_> = (0..10).map(|n| self.totp.generate(from + n * STEP).to_string()).collect();

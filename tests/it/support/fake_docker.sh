@@ -1,12 +1,13 @@
 #!/bin/sh
 # A replacement of docker for the tests of scripts/deploy. Its state is in files below $FAKE:
-#   images/<name>    the id of the image with this tag
+#   images/<tag>     the id of the image with this tag. In the name of the file, `_` replaces `/` and `:`
 #   containers       one line for each container: its id, its service, the id of its image
-#   next             the number of the last container that was created
-#   calls            the commands that changed something, in order
+#   next             the number of the last container that `compose up` has created
+#   calls            the calls of build, exec, pull, run, stop and up, in order
 #   services         the output of `compose config`, which the test writes
 #   sql              the standard input of the last `compose exec`
-# $MIGRATE_STATUS is the exit code of `migrate up`, and $EXEC_STATUS that of a command in a running container.
+# $MIGRATE_STATUS is the exit code of `compose run` without --detach, which runs the migrations. $EXEC_STATUS is the exit code of
+# `compose exec`.
 # $BROKEN is a service and an image id, separated by a space: containers of this service with this image are not healthy. The
 # service `trial` is the API without its port.
 # $SOURCE is the id of the image that is built or pulled.
@@ -42,7 +43,8 @@ ids_of() {
     awk -v service="$1" '$2 == service { print $1 }' "$FAKE/containers"
 }
 
-# docker compose up: replaces the containers whose image is not $SAAS_IMAGE, unless --no-recreate is given.
+# docker compose up: replaces the containers whose image is not $SAAS_IMAGE, unless --no-recreate is given. Then adds or removes
+# containers: each named service gets the number of --scale, or keeps its number. Without a named service, each service gets one.
 compose_up() {
     recreate=yes scale='' services=''
     while [ $# -gt 0 ]; do

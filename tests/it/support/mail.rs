@@ -1,4 +1,4 @@
-//! Reads the mails that an application has captured in files.
+//! The mails that an application has captured in files.
 
 use std::path::Path;
 

@@ -24,11 +24,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 
-/// Time limit of each wait in a test. It is long, so that a test on a loaded machine does not fail by it.
+/// Time limit of a wait in a test. It is long, so that tests do not fail on a loaded machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Awaits the futures, four at a time, and returns their outputs in order. On a slow machine, the server would refuse
-/// some of more concurrent requests, because they wait too long for a password hash.
+/// Awaits the futures, four at a time, and returns their outputs in order. With more concurrent requests, the server on a
+/// slow machine would refuse some, because they wait too long for a password hash.
 pub async fn four_at_a_time<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     stream::iter(futures).buffered(4).collect().await
 }

@@ -70,7 +70,7 @@ pub struct PostgresPair {
 pub struct Node {
     pub port: u16,
     process: Running,
-    /// The ids of the processes that [`Self::freeze`] has suspended. They do not end when the server is killed.
+    /// The ids of the processes that [`Self::freeze`] has suspended. The child processes do not end when the server is killed.
     frozen: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Runs the binary as a process.
+//! Processes that the tests start, such as the binary `saas`, and temporary directories.
 
 use std::{
     io::Read,
@@ -38,7 +38,7 @@ pub async fn production_command(args: &[&str], database: &TestDatabase, prefix: 
         .env("REDIS_KEY_PREFIX", prefix)
         .env("SECRET_KEY", SECRET)
         .env("FIRST_SUPERUSER_PASSWORD", "a password of ours")
-        // Tests send many requests from one address. The tests of rate limits turn them on.
+        // Tests send many requests from one address. The tests of rate limits turn the limits on.
         .env("RATE_LIMITS", "false")
         .env("BCRYPT_COST", "4")
         .env("ALLOW_WEAK_HASHES", "true");
@@ -235,8 +235,8 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-        // If root runs `saas dev`, `dev::data_dir` puts the data of its servers below `/var/lib/saas-dev`, in a directory
-        // whose name begins with the path of this one.
+        // If root runs `saas dev`, `dev::data_dir` may put the data of its servers below `/var/lib/saas-dev`, in a directory
+        // whose name begins with the path of this directory, with `-` for `/`.
         let path: String = self.0.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let prefix = format!("{}-", path.trim_matches('-'));
         for entry in std::fs::read_dir("/var/lib/saas-dev").into_iter().flatten().flatten() {

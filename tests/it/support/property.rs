@@ -19,10 +19,10 @@ const CASES: u32 = 256;
 const FULL_CASES: u32 = 100 * CASES;
 
 /// Checks that `holds` does not panic for random inputs. `cost` is the relative cost of one check: the number of inputs is
-/// [`CASES`] divided by `cost`, or the value of the variable `PROPERTY_CASES`.
+/// [`CASES`] or [`FULL_CASES`] divided by `cost`, unless the variable `PROPERTY_CASES` has another number.
 ///
 /// # Panics
-/// If `holds` panics for an input, with the smallest such input and the command that repeats the run.
+/// If `holds` panics for an input, with the smallest such input that was found and the command that repeats the run.
 #[track_caller]
 pub fn property<S: Strategy>(cost: u32, inputs: S, holds: impl Fn(S::Value)) {
     let usual = if std::env::var_os("TEST_FULL").is_some() { FULL_CASES } else { CASES };

@@ -26,15 +26,17 @@ use super::{
 /// The state that a test shares with its jobs.
 #[derive(Clone, Default)]
 pub struct Log {
-    /// The names of the jobs that have started, in order.
+    /// The names of the [`Task`]s and [`UrgentTask`]s that have started, once for each attempt, in order.
     pub ran: Arc<Mutex<Vec<String>>>,
-    /// The number of jobs that are running.
+    /// The number of [`Task`]s that are running. A run that panics or is dropped stays counted, and a run of
+    /// [`Behavior::Double`] too.
     pub running: Arc<AtomicU32>,
     /// The maximum that `running` has had.
     pub max_running: Arc<AtomicU32>,
     /// Lets jobs with [`Behavior::WaitForTest`] or [`Behavior::Report`] finish.
     pub open: Arc<tokio::sync::Notify>,
-    /// The number of runs that were dropped before they ended.
+    /// The number of runs of a [`Task`] that were dropped before they ended or have panicked, and of the runs of
+    /// [`Behavior::Double`].
     pub dropped: Arc<AtomicU32>,
     /// The origins of the jobs for which a worker has asked whether they may run, in order.
     pub asked: Arc<Mutex<Vec<Origin>>>,
@@ -42,7 +44,7 @@ pub struct Log {
     pub refusal: Arc<Mutex<Option<&'static str>>>,
 }
 
-/// Counts a run as dropped, unless the value is set to `None` before.
+/// Counts a run as dropped, unless the field is set to `None` before.
 struct CountDropped(Option<Arc<AtomicU32>>);
 
 impl Drop for CountDropped {
@@ -161,7 +163,7 @@ impl Job for UrgentTask {
     }
 }
 
-/// A job that never ends.
+/// A job that never ends by itself. It times out after 50 ms.
 #[derive(Serialize, Deserialize)]
 pub struct EndlessTask;
 
@@ -331,7 +333,8 @@ impl TestQueue {
         redis::cmd("HSET").arg(key).arg(id).arg(envelope).query_async::<()>(&mut conn).await.unwrap();
     }
 
-    /// Asserts that Redis has no leases, and no records of jobs that run, have failed attempts or are to be canceled.
+    /// Asserts that Redis has no leases of the queues `default` and `urgent`, and no records of jobs that run, have failed
+    /// attempts, have crashed their workers or are to be canceled.
     pub async fn assert_no_running_records(&self) {
         for key in ["run", "att", "err", "crash", "cancel"] {
             assert!(!self.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is left over");

@@ -33,7 +33,7 @@ pub async fn refusal(database: &TestDatabase, sql: &str) -> String {
     error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}")).message().to_owned()
 }
 
-/// Returns all rows of all tables as text.
+/// Returns all rows of all tables in the schema `public` as text.
 pub async fn tables(database: &TestDatabase) -> String {
     let mut text = String::new();
     for name in column(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await {
@@ -56,7 +56,7 @@ pub async fn keys(prefix: &str) -> String {
             "list" => ("LRANGE", &[0, -1]),
             "set" => ("SMEMBERS", &[]),
             "zset" => ("ZRANGE", &[0, -1]),
-            // The key has expired since SCAN returned it.
+            // The key has expired or was deleted since SCAN returned it.
             "none" => continue,
             other => panic!("{key} has the unknown type {other}"),
         };
@@ -67,7 +67,7 @@ pub async fn keys(prefix: &str) -> String {
     text
 }
 
-/// Deletes all counters of failed attempts in Redis, so that no caller has to wait any longer.
+/// Deletes all counters of attempts in Redis, so that no attempt has to wait because of earlier ones.
 pub async fn forget_failures(prefix: &str) {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     for key in names(&mut conn, &format!("{prefix}:throttle:*")).await {

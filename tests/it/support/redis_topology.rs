@@ -88,7 +88,7 @@ impl Node {
         .await;
     }
 
-    /// Waits until a replica has all earlier writes.
+    /// Waits until at least one replica has all earlier writes.
     pub async fn replicate(&self) {
         let mut conn = connect(&self.url()).await.unwrap();
         // WAIT waits only for the writes of its own connection, so this connection needs a write.
@@ -223,7 +223,7 @@ impl Cluster {
     /// that the nodes do not replace a server that only pauses.
     pub async fn fail_over_soon(&self) {
         for node in &self.nodes {
-            // The failed node does not answer.
+            // A failed node does not answer, so the error is ignored.
             let _ = node.command::<()>(&["CONFIG", "SET", "cluster-node-timeout", "1000"]).await;
         }
     }
