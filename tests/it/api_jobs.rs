@@ -303,11 +303,11 @@ async fn the_owner_of_a_failed_job_does_not_see_internal_details() {
 
 #[tokio::test]
 async fn a_payload_is_read_from_redis_only_to_show_it() {
-    const LARGE: u64 = 60_000;
+    const PAYLOAD_BYTES: u64 = 60_000;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let app = TestApp::with(&[&format!("--redis-url={url}")]).await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let document = json!({ "text": "x".repeat(LARGE as usize) });
+    let document = json!({ "text": "x".repeat(PAYLOAD_BYTES as usize) });
     let enqueued = app.post("/jobs/process-data", Some(&user), document).await;
     let id = enqueued.body["job_id"].as_str().unwrap();
     let (own, any) = (format!("/jobs/{id}"), format!("/admin/jobs/{id}"));
@@ -326,7 +326,7 @@ async fn a_payload_is_read_from_redis_only_to_show_it() {
         let answer = app.call(method.clone(), path, caller).await;
         let bytes = proxy.bytes_answered() - before;
         assert_eq!(answer.status, code, "{method} {path}: {}", answer.text);
-        assert_eq!(bytes > LARGE, shows_payload, "{method} {path}: {bytes} bytes");
-        assert!(!(LARGE / 10..=LARGE).contains(&bytes), "{method} {path}: {bytes} bytes");
+        assert_eq!(bytes > PAYLOAD_BYTES, shows_payload, "{method} {path}: {bytes} bytes");
+        assert!(!(PAYLOAD_BYTES / 10..=PAYLOAD_BYTES).contains(&bytes), "{method} {path}: {bytes} bytes");
     }
 }

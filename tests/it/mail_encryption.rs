@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-const TO: &str = "bob@example.com";
+const RECIPIENT: &str = "bob@example.com";
 
 fn offer(extensions: &[&'static str], tls: Tls) -> Behavior {
     Behavior { extensions: [extensions, &["AUTH PLAIN LOGIN"]].concat(), tls, replies: Vec::new() }
@@ -35,13 +35,13 @@ fn has_received_login_or_mail(smtp: &SmtpServer) -> bool {
 #[tokio::test]
 async fn smoke_starttls_is_used_if_it_is_offered() {
     let smtp = SmtpServer::with(offer(&[], Tls::Upgrade)).await;
-    send(&smtp.url_with_password(), TO).await.unwrap();
+    send(&smtp.url_with_password(), RECIPIENT).await.unwrap();
     let wanted = ["EHLO", "STARTTLS", "TLS EHLO", "TLS AUTH", "TLS MAIL", "TLS RCPT", "TLS DATA"];
     assert_eq!(command_verbs(&smtp), wanted);
     assert_eq!(smtp.mails().len(), 1);
 
     let smtp = SmtpServer::with(offer(&[], Tls::Upgrade)).await;
-    send(&smtp.url, TO).await.unwrap();
+    send(&smtp.url, RECIPIENT).await.unwrap();
     assert!(command_verbs(&smtp).contains(&"TLS MAIL".to_owned()), "{:?}", smtp.commands());
 }
 
@@ -51,7 +51,7 @@ async fn nothing_is_sent_unencrypted_if_starttls_is_offered_and_fails() {
         let behavior = Behavior { replies: vec![("STARTTLS", reply)], ..offer(&["STARTTLS"], Tls::Off) };
         let smtp = SmtpServer::with(behavior).await;
         for url in [smtp.url_with_password(), smtp.url.clone()] {
-            let error = send(&url, TO).await.unwrap_err();
+            let error = send(&url, RECIPIENT).await.unwrap_err();
             assert!(
                 !error.is_permanent() && chain(&error).contains("STARTTLS"),
                 "{reply}: {}",
@@ -66,12 +66,12 @@ async fn nothing_is_sent_unencrypted_if_starttls_is_offered_and_fails() {
 async fn required_encryption_needs_starttls_and_a_valid_certificate() {
     for (tls, problem) in [(Tls::Off, "does not offer STARTTLS"), (Tls::Upgrade, "certificate")] {
         let smtp = SmtpServer::with(offer(&[], tls)).await;
-        let error = send(&format!("{}?tls=required", smtp.url_with_password()), TO).await.unwrap_err();
+        let error = send(&format!("{}?tls=required", smtp.url_with_password()), RECIPIENT).await.unwrap_err();
         assert!(!error.is_permanent() && chain(&error).contains(problem), "{}", chain(&error));
         assert!(!has_received_login_or_mail(&smtp), "{:?}", smtp.commands());
     }
     let smtp = SmtpServer::with(offer(&[], Tls::Wrapper)).await;
-    let error = send(&smtp.url_with_password(), TO).await.unwrap_err();
+    let error = send(&smtp.url_with_password(), RECIPIENT).await.unwrap_err();
     assert!(!error.is_permanent() && chain(&error).contains("certificate"), "{}", chain(&error));
     assert!(smtp.commands().is_empty());
 }
@@ -79,7 +79,7 @@ async fn required_encryption_needs_starttls_and_a_valid_certificate() {
 #[tokio::test]
 async fn smtp_encryption_can_be_turned_off() {
     let smtp = SmtpServer::with(offer(&[], Tls::Upgrade)).await;
-    send(&format!("{}?tls=none", smtp.url_with_password()), TO).await.unwrap();
+    send(&format!("{}?tls=none", smtp.url_with_password()), RECIPIENT).await.unwrap();
     assert_eq!(command_verbs(&smtp), ["EHLO", "AUTH", "MAIL", "RCPT", "DATA"]);
 }
 

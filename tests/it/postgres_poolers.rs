@@ -18,7 +18,7 @@ use crate::support::{
 /// Counts advisory locks. A session of the pooler would keep them for its next client.
 const COUNT_ADVISORY_LOCKS: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
     WHERE d.datname = current_database() AND l.locktype = 'advisory'";
-const TIMEOUTS: &str =
+const SELECT_TIMEOUTS: &str =
     "SELECT DISTINCT current_setting('statement_timeout') || ' ' || current_setting('lock_timeout')";
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn the_product_works_through_a_pooler() {
     let (client, connection) = tokio_postgres::connect(&pooler.url, NoTls).await.unwrap();
     tokio::spawn(connection);
     for _ in 0..20 {
-        let rows = client.simple_query(TIMEOUTS).await.unwrap();
+        let rows = client.simple_query(SELECT_TIMEOUTS).await.unwrap();
         let timeouts = rows.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
             _ => None,

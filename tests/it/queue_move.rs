@@ -130,7 +130,7 @@ async fn jobs_of_every_state_are_moved_to_another_prefix_and_run() {
 }
 
 #[tokio::test]
-async fn jobs_are_moved_to_another_server_beside_those_that_are_there() {
+async fn jobs_are_moved_to_another_server_that_already_has_jobs() {
     let (old, redis) = (TestQueue::new().await, OwnRedis::start(&[]).await);
     let new = TestQueue::on(&redis.url(), "{rq}");
     let there = new.queue.enqueue(&task("there"), Origin::default()).await.unwrap();

@@ -138,7 +138,7 @@ async fn a_job_is_refused_while_too_few_replicas_have_it() {
 }
 
 #[tokio::test]
-async fn a_call_that_cannot_even_wait_for_the_replicas_names_the_setting() {
+async fn a_call_that_times_out_before_it_waits_for_the_replicas_names_the_setting() {
     let pair = Pair::start().await;
     let queue = pair.queue();
     pair.replica.process.signal("STOP");

@@ -57,7 +57,7 @@ async fn enqueue_plain(app: &TestApp, name: &str) -> String {
 }
 
 /// Returns the ids of the jobs in the outbox, in the format of the queue, sorted.
-async fn waiting(app: &TestApp) -> Vec<String> {
+async fn outbox_job_ids(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT replace(id::text, '-', '') FROM job_outbox ORDER BY id").await
 }
 
@@ -85,7 +85,7 @@ async fn smoke_a_job_exists_if_and_only_if_its_transaction_commits() {
     .await;
     app.relay().await;
     assert_eq!((app.run_jobs().await.finished, total_enqueued(&app).await), (1, 1));
-    assert!(waiting(&app).await.is_empty());
+    assert!(outbox_job_ids(&app).await.is_empty());
 
     // While Redis is unavailable, the job stays in the outbox, and the relay records no attempt in `tried_at`.
     let away = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
@@ -95,7 +95,7 @@ async fn smoke_a_job_exists_if_and_only_if_its_transaction_commits() {
     let id = change_without_actor(&away.app, &context, write).await.unwrap();
     assert_eq!(sweep(&away.app).await.unwrap_err().to_string(), "Redis is unavailable");
     let tried = column(&app.database, "SELECT tried_at FROM job_outbox").await;
-    assert_eq!((waiting(&app).await, tried), (vec![id.clone()], vec![String::new()]));
+    assert_eq!((outbox_job_ids(&app).await, tried), (vec![id.clone()], vec![String::new()]));
     assert_eq!(sweep(&app.app).await.unwrap(), 1);
     app.run_jobs().await;
     assert_eq!(app.status(&id, &app.admin().await).await["status"], "finished");
@@ -123,7 +123,7 @@ async fn an_outbox_job_has_a_status_and_can_be_canceled() {
         app.sql("CREATE TABLE copied AS SELECT * FROM job_outbox").await;
         let canceled = app.call(Method::DELETE, &path, caller).await;
         assert_eq!((canceled.status.as_u16(), &canceled.body["status"]), (200, &json!("canceled")));
-        assert!(waiting(&app).await.is_empty());
+        assert!(outbox_job_ids(&app).await.is_empty());
         // Simulates a relay that has read the row before the cancellation, and enqueues the job now.
         app.sql("INSERT INTO job_outbox SELECT * FROM copied; DROP TABLE copied").await;
         assert_eq!(sweep(&app.app).await.unwrap(), 1);
@@ -200,7 +200,7 @@ async fn an_outbox_job_that_may_have_run_is_set_aside() {
     ))
     .await;
     assert_eq!(sweep(&app.app).await.unwrap(), 4, "the row of `forgotten` is new");
-    assert_eq!(waiting(&app).await, std::slice::from_ref(&old));
+    assert_eq!(outbox_job_ids(&app).await, std::slice::from_ref(&old));
     assert_eq!(app.run_jobs().await.finished, 3, "`done` does not run again");
 
     // Another row is left, as after a crash. Since then, the queue has deleted states of jobs, because their number is
@@ -218,7 +218,7 @@ async fn an_outbox_job_that_may_have_run_is_set_aside() {
     let log = run(worker).await.succeeded().stderr;
     assert_eq!(log.matches("a job of the outbox is set aside").count(), 1, "{log}");
     let aside = column(&app.database, "SELECT count(set_aside_at) FROM job_outbox").await;
-    assert_eq!((waiting(&app).await, aside), (vec![old.clone(), forgotten], vec!["2".into()]));
+    assert_eq!((outbox_job_ids(&app).await, aside), (vec![old.clone(), forgotten], vec!["2".into()]));
 
     let doctor = run(production_command(&["doctor"], &app.database, &app.prefix).await).await.succeeded();
     assert!(doctor.stdout.contains("warn  outbox      jobs that were set aside: 2"), "{doctor:?}");
@@ -269,7 +269,7 @@ async fn an_outbox_job_that_cannot_be_enqueued_does_not_block_others() {
         .await;
     enqueue_plain(&app, "good").await;
     assert_eq!(sweep(&app.app).await.unwrap(), 1);
-    assert_eq!(waiting(&app).await, [orphan.clone(), strange.clone()]);
+    assert_eq!(outbox_job_ids(&app).await, [orphan.clone(), strange.clone()]);
     let status = app.status(&strange, &app.admin().await).await;
     assert_eq!((&status["status"], &status["task"]), (&json!("queued"), &json!("example_task")));
     let aside = "SELECT count(set_aside_at) FROM job_outbox";
