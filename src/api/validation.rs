@@ -17,6 +17,18 @@ pub(super) const NUL_IN_TEXT: &str = "Text cannot contain the NUL character";
 /// errors must have a limit.
 pub(super) const MAX_FIELD_ERRORS: usize = 50;
 
+/// Returns at most [`MAX_FIELD_ERRORS`] errors. If there are more, the last entry reports this. Its location is the part of the
+/// request, such as `body`, of the first error that is left out.
+pub(super) fn limit_errors(mut errors: Vec<FieldError>) -> Vec<FieldError> {
+    if errors.len() > MAX_FIELD_ERRORS {
+        let left_out = errors.split_off(MAX_FIELD_ERRORS - 1).into_iter().next();
+        let loc = left_out.into_iter().flat_map(|error| error.loc).take(1).collect();
+        let msg = format!("More fields are invalid; only the first {} are listed", MAX_FIELD_ERRORS - 1);
+        errors.push(FieldError { loc, msg, kind: "too_many_errors" });
+    }
+    errors
+}
+
 /// Checks one value and collects its errors. Stops when there are more than [`MAX_FIELD_ERRORS`].
 pub(super) struct Checker<'a> {
     registry: &'a Registry,
@@ -33,22 +45,16 @@ impl<'a> Checker<'a> {
         Self { registry, path: vec![Loc::key(root)], errors: Vec::new(), is_full: false, lenient }
     }
 
-    /// Returns at most [`MAX_FIELD_ERRORS`] errors. If there are more, the last entry reports this.
-    pub(super) fn finish(mut self) -> Vec<FieldError> {
-        if self.is_full {
-            self.errors.truncate(MAX_FIELD_ERRORS - 1);
-            let msg = format!("More fields are invalid; only the first {} are listed", MAX_FIELD_ERRORS - 1);
-            self.errors.push(FieldError { loc: self.path, msg, kind: "too_many_errors" });
-        }
-        self.errors
+    /// Returns the errors, as [`limit_errors`] does.
+    pub(super) fn finish(self) -> Vec<FieldError> {
+        limit_errors(self.errors)
     }
 
     fn report(&mut self, kind: &'static str, msg: impl Into<String>) {
-        if self.errors.len() == MAX_FIELD_ERRORS {
-            self.is_full = true;
-            return;
+        if !self.is_full {
+            self.errors.push(FieldError { loc: self.path.clone(), msg: msg.into(), kind });
+            self.is_full = self.errors.len() > MAX_FIELD_ERRORS;
         }
-        self.errors.push(FieldError { loc: self.path.clone(), msg: msg.into(), kind });
     }
 
     /// Runs a check with `step` appended to the path.

@@ -137,7 +137,7 @@ fn form_fields(bytes: &[u8]) -> Result<FormFields> {
         msg: "This field is repeated; send it once".into(),
         kind: "repeated",
     };
-    Err(ApiError::InvalidFields(repeated.iter().take(MAX_FIELD_ERRORS).map(error).collect()))
+    Err(ApiError::InvalidFields(repeated.iter().take(MAX_FIELD_ERRORS + 1).map(error).collect()))
 }
 
 /// Parses the fields of a form. Ignores unknown fields, because OAuth2 clients send additional fields (RFC 6749 section

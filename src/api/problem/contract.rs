@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{error::ApiError, oauth};
 use crate::{
-    api::validation::MAX_FIELD_ERRORS,
+    api::validation::limit_errors,
     error::{FieldError, Loc, MAX_NAME_CHARS, shortened},
     services::login::Challenge,
 };
@@ -62,8 +62,7 @@ impl Problem {
         request_id: &str,
         fields: Vec<FieldError>,
     ) -> Self {
-        let fields = fields.into_iter().take(MAX_FIELD_ERRORS);
-        let fields: Vec<_> = fields.map(Into::into).collect();
+        let fields: Vec<_> = limit_errors(fields).into_iter().map(Into::into).collect();
         Self {
             kind: "about:blank".into(),
             title: title(status).into(),
