@@ -43,13 +43,15 @@ struct JobOut {
     /// The organization that the job belongs to, such as `org:7`; null without one.
     #[oai(nullable)]
     scope: Option<String>,
-    /// The arguments. Null after the job has finished or was canceled while it ran, and for a job of an organization. In the
-    /// list of jobs, also null for arguments of more than 16 KiB.
+    /// The arguments. Null for a job of an organization, after the job has finished or was canceled while it ran, and if only the
+    /// state of an ended job is still stored. In the list of jobs, also null if the stored job has more than 16 KiB.
     payload: Value,
-    /// The group of the job; null without one. The queue takes jobs from its groups in turn.
+    /// The group of the job. Workers take jobs from the groups of a queue in turn. Null without a group, and after the job has
+    /// finished or was canceled while it ran.
     #[oai(nullable)]
     group: Option<String>,
-    /// Id of the request that enqueued the job.
+    /// Id of the request that enqueued the job. Null without a request, and after the job has finished or was canceled while it
+    /// ran.
     #[oai(nullable)]
     request_id: Option<String>,
     /// Id of the worker that runs the job; null if the job is not running.
@@ -57,13 +59,14 @@ struct JobOut {
     worker: Option<String>,
     /// The result of a finished job, which is deleted after one hour by default. Null for a job of an organization.
     result: Value,
-    /// The error of the last attempt, as the owner of the job sees it.
+    /// The error of the last failed attempt, or the reason why the job was canceled if one is known, as the owner of the job sees
+    /// it. Null for a finished job.
     #[oai(nullable)]
     error: Option<String>,
-    /// The error of the last attempt with all details.
+    /// The error of the last failed attempt with all details. Null for a finished or canceled job.
     #[oai(nullable)]
     error_detail: Option<String>,
-    /// The progress that the task has reported. Null for a job of an organization.
+    /// The progress that the running task has reported. Null if the job is not running, and for a job of an organization.
     progress: Value,
     /// Number of started attempts.
     attempts: u32,
@@ -198,9 +201,11 @@ impl Jobs {
     /// Returns the jobs of a queue in one state.
     ///
     /// Failed jobs are sorted by the time of the failure, the newest first. Scheduled and deferred jobs are sorted by the time
-    /// at which they are due. Queued jobs without a group come first, then the jobs of each group, each in the order in which
-    /// they run. A page continues where the previous page has ended, even if up to 1,000 jobs were added or removed between
-    /// the two requests.
+    /// at which they are due. Queued jobs without a group come first, then the jobs of each group. Jobs without a group, and jobs of
+    /// the same group, are in the order in which workers take them. Started jobs have no fixed order.
+    ///
+    /// A page continues where the previous page has ended, even if up to 1,000 jobs were added or removed between the two
+    /// requests. If none of the last 5 jobs of the previous page is still in the list, the page may repeat jobs.
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(
         &self,

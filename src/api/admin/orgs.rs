@@ -37,7 +37,7 @@ struct OverviewOut {
     /// Id of the owner; null if the account of the owner was erased.
     #[oai(nullable)]
     owner_id: Option<i64>,
-    /// Number of members.
+    /// Number of members, including suspended members.
     members: i64,
     /// When an admin suspended the organization; null if it is not suspended.
     #[oai(nullable)]
@@ -110,7 +110,7 @@ impl AllOrgs {
         /// A part of the name or the slug; case is ignored.
         #[oai(validator(max_length = 255))]
         search: Query<Option<Text>>,
-        /// Only suspended organizations (`true`), or only others (`false`).
+        /// Only suspended organizations (`true`), or only organizations that are not suspended (`false`).
         suspended: Query<Option<bool>>,
         cursor: Cursor,
         #[oai(default)] limit: Query<Limit>,
@@ -141,8 +141,9 @@ impl AllOrgs {
 
     /// Suspends an organization, or ends the suspension.
     ///
-    /// The operations of members in a suspended organization fail with 403 `org_suspended`. No data is deleted. Fails with 412
-    /// `precondition_failed` if the current `ETag` of the organization is not in `If-Match`.
+    /// The operations of members in a suspended organization fail with 403 `org_suspended`. No data is deleted. Jobs of
+    /// the organization are canceled when a worker takes them. Fails with 412 `precondition_failed` if the current `ETag` of the
+    /// organization is not in `If-Match`.
     #[oai(path = "/:org", method = "patch", operation_id = "suspend_org")]
     async fn suspend(
         &self,

@@ -30,10 +30,10 @@ pub(in crate::api) struct Queues(pub(super) App);
 #[derive(Object)]
 #[oai(deny_unknown_fields, example)]
 struct RateLimit {
-    /// Maximum number of jobs in the period.
+    /// Size of the bucket: the number of jobs that can start at once when the bucket is full.
     #[oai(validator(minimum(value = "1"), maximum(value = "4294967295")))]
     jobs: u32,
-    /// The period in seconds.
+    /// Seconds in which an empty bucket becomes full again.
     #[oai(validator(minimum(value = "1"), maximum(value = "86400")))]
     per_seconds: u32,
 }
@@ -64,8 +64,9 @@ struct TotalsOut {
     /// Failed jobs that were put back into the queue.
     requeued: u64,
     finished: u64,
-    /// Jobs that have failed after all attempts.
+    /// Jobs that have failed and are not retried.
     failed: u64,
+    /// Canceled jobs, including jobs that were purged while they waited.
     canceled: u64,
 }
 
@@ -87,12 +88,12 @@ impl From<Totals> for TotalsOut {
     }
 }
 
-/// A queue: the number of jobs in each state, totals and limits.
+/// A queue: its numbers of jobs, its latency, its totals and its settings.
 #[derive(Object)]
 #[oai(rename = "Queue", example)]
 struct QueueOut {
     name: String,
-    /// Whether the queue is paused: workers start none of its jobs.
+    /// Whether the queue is paused: workers take no jobs from a paused queue.
     paused: bool,
     /// Number of jobs that wait for a worker.
     queued: u64,
@@ -100,12 +101,12 @@ struct QueueOut {
     scheduled: u64,
     /// Number of jobs that wait for other jobs.
     deferred: u64,
-    /// Number of running jobs.
+    /// Number of jobs that workers have taken and not completed: running jobs, and jobs that wait for a slot of their worker.
     started: u64,
-    /// Number of jobs that have failed after all attempts.
+    /// Number of stored jobs that have failed and are not retried.
     failed: u64,
-    /// Seconds since the oldest of the next jobs was enqueued, including the time of a delay or of retries. The next jobs are
-    /// the first job of the queue and that of each group. Null if no job is queued.
+    /// Age in seconds of the oldest of these jobs: the first queued job without a group, and the first queued job of each group.
+    /// The age counts from the enqueuing, so it includes the time of a delay and of retries. Null if no job is queued.
     #[oai(nullable)]
     latency_seconds: Option<f64>,
     totals: TotalsOut,
@@ -257,8 +258,7 @@ impl Queues {
 
     /// Returns a queue.
     ///
-    /// The numbers are those at the time of the request. `If-Match` of `PATCH /admin/queues/{name}` compares only the name,
-    /// `paused` and the limits.
+    /// `If-Match` of `PATCH /admin/queues/{name}` compares only the name, `paused` and the limits.
     #[oai(path = "/queues/:name", method = "get", operation_id = "read_queue")]
     async fn read(
         &self,

@@ -32,7 +32,8 @@ struct WorkerOut {
     queues: String,
     /// Maximum number of jobs that the worker runs at once.
     concurrency: u64,
-    /// Number of jobs that the worker ran at its last heartbeat.
+    /// Number of jobs that the worker had taken and not completed at its last heartbeat: running jobs, and jobs that waited for a
+    /// slot.
     running: u64,
     #[oai(nullable)]
     started_at: Option<DateTime<Utc>>,

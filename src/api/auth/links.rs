@@ -104,8 +104,8 @@ impl Links {
 
     /// Sends a new link to verify an email address.
     ///
-    /// Same response whether or not the address is registered. Fails with 429 `too_many_attempts` after too many
-    /// requests from one network.
+    /// Same response for every address. A mail is sent only if a user has registered the address and has not verified it. Fails
+    /// with 429 `too_many_attempts` after too many requests from one network.
     #[oai(path = "/verify-email/resend", method = "post", operation_id = "resend_verification")]
     async fn resend(&self, context: RequestContext, Body(body): Body<AddressIn>) -> Result<Accepted> {
         recovery::resend_verification(&self.0, &context, &body.email.0).await?;
@@ -128,8 +128,10 @@ impl Links {
 
     /// Sets a new password with the token of a link.
     ///
-    /// The token is valid once, for 30 minutes. Revokes all sessions of the user. Fails with 400 `invalid_link`, and
-    /// with 429 `too_many_attempts` after many requests for one account.
+    /// The token is valid once, for 30 minutes. Revokes all sessions of the user, marks the address as verified, and cancels a
+    /// scheduled deletion of the account. If the address was not verified before, also revokes the API keys of the user and the
+    /// open invitations that the user has sent. Fails with 400 `invalid_link`, and with 429 `too_many_attempts` after many
+    /// requests for one account.
     #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
     async fn reset_password(
         &self,

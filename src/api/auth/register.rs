@@ -35,7 +35,7 @@ enum Registered {
     #[oai(status = 201)]
     Created(
         Json<UserOut>,
-        /// The path of the user, who can read it after signing in.
+        /// The path of the user: `/api/v1/users/me`. The user has to sign in to read it.
         #[oai(header = "Location")]
         String,
     ),

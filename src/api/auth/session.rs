@@ -60,7 +60,8 @@ impl Session {
     ///
     /// A refresh token is valid once. If it is used again within 10 seconds, the response has the same new refresh token. If it
     /// is used again later, the session is revoked. A browser that has the refresh token in a cookie sends `{}`. OAuth2
-    /// clients send the form of RFC 6749 section 6. Fails with 401 `invalid_token`. Errors have the OAuth2 code in `error`.
+    /// clients send the form of RFC 6749 section 6. Fails with 401 `invalid_token`, and with 401 `not_authenticated` if the
+    /// request has no refresh token. Errors have the OAuth2 code in `error`.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,

@@ -98,7 +98,7 @@ pub(super) fn deliver(
 /// sessions. Empty if the tokens are delivered in the body.
 ///
 /// # Errors
-/// [`ApiError::CrossSite`](crate::api::problem::ApiError::CrossSite) if a page of another site requests cookies;
+/// [`ApiError::CrossSite`](crate::api::problem::ApiError::CrossSite) if the request for cookies is not from a trusted origin;
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn replaced_sessions(
     app: &App,

@@ -144,7 +144,7 @@ fn form_fields(bytes: &[u8]) -> Result<FormFields> {
 /// 3.2).
 ///
 /// # Errors
-/// [`ApiError::InvalidFields`] with all invalid fields.
+/// [`ApiError::InvalidFields`] with the invalid fields, up to `MAX_FIELD_ERRORS`.
 pub fn parse_form<T: ParseFromJSON + Any>(fields: FormFields) -> Result<T> {
     parse("body", Value::Object(fields), true)
 }

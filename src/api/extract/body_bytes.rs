@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_buffered_body_counts_until_the_operation_takes_it() {
+    async fn a_buffered_body_can_be_read_again_within_the_limit_of_the_operation() {
         let (mut request, mut body) = request_of(stream::iter([CHUNK; 2]));
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         buffer(&request, &mut body).await.unwrap();

@@ -1,7 +1,7 @@
 //! The header `Content-Type` of requests.
 
-/// Returns the media type without its parameters. `None` if the parameter `charset` names an encoding other than UTF-8
-/// (RFC 9110 section 8.3.2).
+/// Returns the media type without its parameters. `None` if a parameter `charset` has a value other than UTF-8 (RFC 9110
+/// section 8.3.2).
 pub(super) fn utf8_media_type(content_type: &str) -> Option<&str> {
     let mut parts = split_outside_quotes(content_type);
     let media_type = parts.next()?.trim();

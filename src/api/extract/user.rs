@@ -1,5 +1,5 @@
-//! The caller of an operation. An operation that takes [`CurrentUser`], [`SignedIn`], [`Admin`] or [`LogoutSession`] requires
-//! authentication. An operation that takes [`RequestContext`] instead is public.
+//! The caller of an operation. An operation that takes [`CurrentUser`], [`SignedIn`], [`Admin`], [`LogoutSession`] or `OrgMember`
+//! requires authentication. An operation that takes [`RequestContext`] instead is public.
 //!
 //! The access token is in the header `Authorization: Bearer` or in a cookie. A browser may add the cookie to requests of
 //! pages that are not part of the product, such as those of another host of the same site. So a request with the cookie and
@@ -181,8 +181,8 @@ async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) ->
     Ok(LogoutSession { session, context: authenticated(request, ids)? })
 }
 
-/// The credentials of a request, after the checks that need no database query: the signature of an access token, or the form
-/// of an API key.
+/// The credentials of a request, after the checks that need no database query: the signature and the expiry of an access token,
+/// or the form and the checksum of an API key.
 enum Credentials {
     Session(TokenSubject),
     Key(KeyHash),
@@ -253,7 +253,7 @@ async fn identify_key(app: &App, request: &Request, hash: &KeyHash) -> Result<Ke
 }
 
 /// Returns the context of the request with the ids of its caller. Also stores the ids for the access log, and charges
-/// the request to the caller.
+/// the request to the rate limit of the caller.
 fn authenticated(request: &Request, ids: CallerIds) -> Result<RequestContext> {
     if let Some(LoggedUser(logged)) = request.data::<LoggedUser>() {
         // `set` fails if the ids are already set. The access log then keeps the first ids.

@@ -42,7 +42,7 @@ pub(super) struct ApiKeyOut {
     /// When the key was last rotated; null if it was never rotated.
     #[oai(nullable)]
     rotated_at: Option<DateTime<Utc>>,
-    /// Until when the secret from before the last rotation is valid; null if there is no such secret.
+    /// When the secret from before the last rotation expires or has expired; null if the key was never rotated.
     #[oai(nullable)]
     previous_expires_at: Option<DateTime<Utc>>,
     /// Time of the last request with the key, accurate to a minute; null if there was none.
@@ -110,7 +110,8 @@ impl PageItem for ApiKeyOut {
 #[oai(rename = "NewApiKey", example)]
 pub(super) struct NewApiKeyOut {
     key: ApiKeyOut,
-    /// The key itself, to be sent as `Authorization: Bearer <secret>`. Store it now: the server keeps only its hash.
+    /// The key itself, to be sent as `Authorization: Bearer <secret>`. Store it now: the server keeps only its hash and its
+    /// `hint`.
     secret: String,
 }
 

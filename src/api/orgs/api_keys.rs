@@ -29,8 +29,8 @@ use crate::{
     },
 };
 
-/// Operations on the API keys of an organization. They require a session, because a stolen key must not create other
-/// keys.
+/// Operations on the API keys of an organization. They require a session, so that a stolen key can neither create or change
+/// keys nor list them.
 pub(in crate::api) struct ApiKeys(pub(super) App);
 
 /// A new key.
@@ -43,7 +43,7 @@ struct ApiKeyIn {
     /// The permissions of the key. A permission is effective only while you have it, too.
     #[oai(validator(min_items = 1, max_items = 50))]
     scopes: Vec<Scope>,
-    /// After how many days the key expires; 90 by default. Absent if `never_expires` is `true`.
+    /// After how many days the key expires; 90 by default. Must be absent if `never_expires` is `true`.
     #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
     expires_in_days: Option<i32>,
     /// `true` for a key that is valid until it is revoked.
@@ -59,10 +59,10 @@ struct ApiKeyChangeIn {
     name: Option<String>,
     #[oai(validator(min_items = 1, max_items = 50))]
     scopes: Option<Vec<Scope>>,
-    /// After how many days from now the key expires.
+    /// After how many days from now the key expires. Must be absent if `never_expires` is `true`.
     #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
     expires_in_days: Option<i32>,
-    /// `true` makes the key valid until it is revoked.
+    /// `true` makes the key valid until it is revoked. `false` does not change the expiry.
     #[oai(default)]
     never_expires: bool,
 }
@@ -71,14 +71,15 @@ struct ApiKeyChangeIn {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct RotationIn {
-    /// For how many hours the current secret stays valid; 24 by default. It never stays valid beyond `expires_at` of the key.
-    /// With `0`, it is invalid at once.
+    /// For how many hours the current secret stays valid; 24 by default. At the latest, it becomes invalid when the key
+    /// would have expired without the rotation. With `0`, it becomes invalid at once.
     #[oai(default = "default_overlap_hours", validator(minimum(value = "0"), maximum(value = "24")))]
     overlap_hours: u64,
-    /// After how many days from now the key expires. By default, the key gets its previous lifetime again.
+    /// After how many days from now the key expires. By default, the key gets its previous lifetime again. Must be absent if
+    /// `never_expires` is `true`.
     #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
     expires_in_days: Option<i32>,
-    /// `true` for a key that is valid until it is revoked.
+    /// `true` makes the key valid until it is revoked. With `false`, `expires_in_days` or its default applies.
     #[oai(default)]
     never_expires: bool,
 }
@@ -90,7 +91,7 @@ fn default_overlap_hours() -> u64 {
 /// Returns the lifetime that a client has chosen, or `None` if it has chosen none.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the client sends both fields.
+/// [`Error::Invalid`] if the client sends `expires_in_days` and `never_expires: true`.
 fn lifetime(days: Option<i32>, never_expires: bool) -> Result<Option<Lifetime>> {
     match (days, never_expires) {
         (Some(_), true) => {
@@ -119,7 +120,7 @@ enum KeyCreated {
 
 #[derive(ApiResponse)]
 enum KeyRevoked {
-    /// The key was revoked. All replicas refuse it within a fraction of a second.
+    /// The key is revoked. All replicas of the API refuse it, by default after at most 100 milliseconds.
     #[oai(status = 204)]
     NoContent,
 }
@@ -128,7 +129,8 @@ enum KeyRevoked {
 impl ApiKeys {
     /// Returns the API keys, the newest first.
     ///
-    /// Needs the permission `key:read`. Keys stay in the list for 90 days after they have expired or were revoked.
+    /// Needs the permission `key:read`. A key is deleted 90 days after it has expired or was revoked, and at once when the
+    /// account of its creator is erased.
     #[oai(path = "/api-keys", method = "get", operation_id = "list_api_keys")]
     async fn list(
         &self,

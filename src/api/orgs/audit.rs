@@ -26,10 +26,10 @@ pub(in crate::api) struct OrgAudit(pub(super) App);
 struct EntryOut {
     id: i64,
     created_at: DateTime<Utc>,
-    /// Id of the user who made the change; null for a job of the server, a command or an anonymous request.
+    /// Id of the user who made the change; null for a job without an owner, a command or an anonymous request.
     #[oai(nullable)]
     actor_id: Option<i64>,
-    /// Id of the API key by which the actor made the change; null if the change was made without an API key.
+    /// Id of the API key with which the actor made the change; null if the change was made without an API key.
     #[oai(nullable)]
     api_key_id: Option<i64>,
     /// The action, such as `member.updated`.
@@ -90,7 +90,7 @@ impl OrgAudit {
     async fn list(
         &self,
         org: OrgMember<perm::AuditRead>,
-        /// Only entries of this actor.
+        /// Only entries with this `actor_id`.
         actor_id: Query<Option<i64>>,
         /// Only changes that were made with this API key.
         api_key_id: Query<Option<i64>>,

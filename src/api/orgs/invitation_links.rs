@@ -62,7 +62,7 @@ struct PreviewOut {
     /// Name of the inviter; null if the account of the inviter has no name.
     #[oai(nullable)]
     inviter: Option<String>,
-    /// The invited address with a hidden local part, such as `a***@example.com`.
+    /// The invited address. At most the first character of its local part is shown, such as `a***@example.com`.
     email: String,
     /// The role of the new member.
     role: RoleOut,
@@ -105,7 +105,7 @@ enum InvitationDeclined {
 
 #[OpenApi(prefix_path = "/invitations", tag = "Tag::Organizations")]
 impl InvitationLinks {
-    /// Returns the organization and the role of an invitation.
+    /// Returns a preview of an invitation.
     ///
     /// The token stays valid. Fails with 400 `invitation_expired`. Fails with 400 `invitation_invalid` if the token is unknown,
     /// if the invitation was accepted, declined, revoked or replaced by a newer invitation, if its inviter may no longer
@@ -121,12 +121,12 @@ impl InvitationLinks {
 
     /// Accepts an invitation.
     ///
-    /// The token is valid once. Returns the organization. If you are a member already, your role does not change.
+    /// The token is valid once. Returns the organization. If you are a member already, your membership does not change.
     ///
     /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 403 `invitation_other_address` if your account
-    /// has another email address, and with 403 `email_not_verified` if your address is not verified. Fails with 409
-    /// `seat_limit_reached` if the organization has as many members as it may, and with 409 `membership_limit_reached` if you
-    /// are a member of too many organizations.
+    /// has another email address. Fails with 403 `email_not_verified` if your address is not verified and the link was sent by
+    /// mail. Fails with 409 `seat_limit_reached` if the organization has as many members as it may, and with 409
+    /// `membership_limit_reached` if you are a member of too many organizations.
     #[oai(path = "/accept", method = "post", operation_id = "accept_invitation")]
     async fn accept(
         &self,
@@ -152,14 +152,15 @@ impl InvitationLinks {
 
     /// Creates an account with the invited email address, and accepts the invitation.
     ///
-    /// If the link was sent by mail, the address counts as verified. If an active account already has the address, but has not
-    /// verified it, the invitation takes over this account: its password and its name are replaced, and its sessions are
-    /// revoked. Returns the organization. Sign in with `POST /auth/login` next.
+    /// If the link was sent by mail, the address counts as verified. A link that was sent by mail also takes over an active
+    /// account that has the address, but has not verified it. The password and the name of this account are replaced, and its
+    /// sessions, its API keys and the open invitations that it has sent are revoked. Returns the organization. Sign in with
+    /// `POST /auth/login` next.
     ///
     /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 400 `email_taken` if the address has an account
     /// that the invitation does not take over: sign in to this account and accept the invitation. Fails with 409
-    /// `seat_limit_reached` if the organization has as many members as it may. Fails with 429 `too_many_attempts` after many
-    /// attempts.
+    /// `seat_limit_reached` if the organization has as many members as it may, and with 409 `membership_limit_reached` if the
+    /// account is a member of too many organizations. Fails with 429 `too_many_attempts` after many attempts.
     #[oai(path = "/register", method = "post", operation_id = "register_with_invitation")]
     async fn register(
         &self,

@@ -90,7 +90,7 @@ struct InvitationOut {
     /// The role of the new member.
     role: RoleOut,
     state: StateOut,
-    /// Id of the inviter; null if the account is deleted.
+    /// Id of the inviter; null if the account of the inviter was erased.
     #[oai(nullable)]
     invited_by: Option<i64>,
     created_at: DateTime<Utc>,
@@ -165,7 +165,8 @@ enum InvitationRevoked {
 impl Invitations {
     /// Returns the invitations of the organization, the newest first.
     ///
-    /// An invitation in any state is deleted 30 days after its `expires_at`. Needs the permission `member:write`.
+    /// An invitation in any state is deleted 30 days after its `expires_at`. An accepted, declined, revoked or expired invitation
+    /// is also deleted when the account that has verified the invited address is erased. Needs the permission `member:write`.
     #[oai(path = "/invitations", method = "get", operation_id = "list_invitations")]
     async fn list(
         &self,
@@ -188,11 +189,12 @@ impl Invitations {
     /// Invites the owner of an email address, who may have no account yet.
     ///
     /// The mail has a link, which is valid once, for 7 days. If the server cannot send mails, the response has the link
-    /// in `invite_url`. An earlier invitation to the address that is still open is revoked. Needs the permission `member:write`.
+    /// in `invite_url`. An earlier invitation to the address is revoked, unless it was accepted or declined. Needs the permission
+    /// `member:write`.
     ///
     /// Fails with 403 `role_too_high` for a role above your own and for `owner`, with 409 `already_member`, and with 409
     /// `seat_limit_reached` if all seats are taken by members and pending invitations. Fails with 429 `too_many_attempts`
-    /// after many invitations. Fails with 400 `idempotency_not_supported` if the request has an `Idempotency-Key`, and the
+    /// after many invitations. Fails with 400 `idempotency_not_supported` if the request has an `Idempotency-Key` and the
     /// response would contain the link.
     #[oai(path = "/invitations", method = "post", operation_id = "create_invitation")]
     async fn create(
@@ -228,8 +230,8 @@ impl Invitations {
     /// Sends an invitation again, with a new link.
     ///
     /// The old link becomes invalid, and the new link is valid for 7 days. You become the inviter. Needs the permission
-    /// `member:write`. Fails as creating an invitation does, and with 409 `conflict` if the invitation was accepted,
-    /// declined or revoked.
+    /// `member:write`. Fails with the errors of `POST /orgs/{org}/invitations`, and with 409 `conflict` if the invitation was
+    /// accepted, declined or revoked.
     #[oai(path = "/invitations/:invitation/resend", method = "post", operation_id = "resend_invitation")]
     async fn resend(
         &self,

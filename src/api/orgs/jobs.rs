@@ -37,16 +37,16 @@ struct OrgJobOut {
     job_id: JobId,
     /// The name of the task that the job runs.
     task: String,
-    /// Null if the state is no longer stored. The state of a finished or canceled job is stored for a day, and that of a
-    /// failed job for 90 days.
+    /// Null if the state is no longer stored. The state of a finished or canceled job is stored for about a day, and the state of
+    /// a failed job for at most 90 days.
     #[oai(nullable)]
     status: Option<StateOut>,
-    /// The error of the last attempt.
+    /// The error of the last failed attempt, or the reason why the job was canceled if one is known. Null for a finished job.
     #[oai(nullable)]
     error: Option<String>,
-    /// The progress that the task has reported.
+    /// The progress that the running task has reported. Null if the job is not running.
     progress: Value,
-    /// Id of the member who enqueued the job; null if the account was deleted.
+    /// Id of the user who enqueued the job, or of the creator of the API key that enqueued it; null if the account was erased.
     #[oai(nullable)]
     created_by: Option<i64>,
     created_at: DateTime<Utc>,
@@ -101,14 +101,14 @@ impl PageItem for OrgJobOut {
 
 #[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Jobs")]
 impl OrgJobs {
-    /// Returns the jobs that members have enqueued in the last 30 days, the newest first.
+    /// Returns the jobs that were enqueued in the last 30 days, the newest first.
     ///
     /// Needs the permission `job:read`.
     #[oai(path = "/jobs", method = "get", operation_id = "list_org_jobs")]
     async fn list(
         &self,
         org: OrgMember<perm::JobRead>,
-        /// Only jobs with this name, such as `import_products`.
+        /// Only jobs that run this task, such as `import_products`.
         #[oai(validator(max_length = 100))]
         task: Query<Option<Text>>,
         cursor: Cursor,

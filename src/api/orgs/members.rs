@@ -28,7 +28,7 @@ use crate::{
 /// Operations on the members of an organization.
 pub(in crate::api) struct Members(pub(super) App);
 
-/// Whether a member may act in the organization.
+/// Whether the membership is suspended. A suspended member may not act in the organization.
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 #[oai(rename_all = "lowercase", rename = "MemberState")]
 enum StateOut {
@@ -144,7 +144,8 @@ impl Members {
 
     /// Leaves the organization.
     ///
-    /// Fails with 409 `last_owner` if you are its owner: transfer it first.
+    /// Revokes the API keys that you have created in the organization. Fails with 409 `last_owner` if you are the owner: transfer
+    /// the organization first.
     #[oai(path = "/members/me", method = "delete", operation_id = "leave_org")]
     async fn leave(&self, org: OrgMember<perm::Member>) -> Result<OrgLeft> {
         members::leave(&self.0, org.actor(), org.access()).await?;
@@ -186,8 +187,9 @@ impl Members {
 
     /// Removes a member.
     ///
-    /// The member gets a mail, unless you remove yourself. Needs the permission `member:write`. Fails with 403 `role_too_high`
-    /// if the member is the owner, and with 409 `last_owner` if you are the owner and remove yourself.
+    /// Revokes the API keys that the member has created in the organization. The member gets a mail, unless you remove yourself.
+    /// Needs the permission `member:write`. Fails with 403 `role_too_high` if the member is the owner, and with 409 `last_owner`
+    /// if you are the owner and remove yourself.
     #[oai(path = "/members/:user", method = "delete", operation_id = "remove_member")]
     async fn remove(
         &self,

@@ -16,10 +16,10 @@ use crate::{
 pub(super) struct OrgOut {
     id: i64,
     name: String,
-    /// A unique name for the URLs of a front end; null without one.
+    /// A unique name for the URLs of a front end; null if the organization has none.
     #[oai(nullable)]
     slug: Option<String>,
-    /// Whether this is the personal organization of a user. It is only deleted with the account of this user.
+    /// Whether this is the personal organization of a user. A personal organization is only deleted with the account of its user.
     personal: bool,
     /// Your role.
     role: RoleOut,

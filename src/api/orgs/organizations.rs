@@ -107,7 +107,8 @@ impl Example for OrgDeletion {
 
 #[derive(ApiResponse)]
 enum OrgDeletionScheduled {
-    /// The deletion is scheduled. Until its owner restores the organization, all other operations in it are refused.
+    /// The deletion is scheduled. Until the owner restores the organization, all operations in it except the restoration are
+    /// refused.
     #[oai(status = 202)]
     Accepted(Json<OrgDeletion>),
 }
@@ -219,8 +220,8 @@ impl Orgs {
     /// Schedules the deletion of the organization.
     ///
     /// From then on, all operations in the organization except `POST /orgs/{org}/restore` fail with 403 `org_deleting`. The
-    /// organization is erased after a grace period, unless you restore it before. You and the admins of the organization get
-    /// a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 409 `personal_org` for a personal
+    /// organization is erased after a grace period, unless you restore it before. You and the active admins of the organization
+    /// get a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 409 `personal_org` for a personal
     /// organization, and with 429 `too_many_attempts` after several failures.
     #[oai(path = "/deletion", method = "post", operation_id = "delete_org")]
     async fn delete(

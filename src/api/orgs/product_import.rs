@@ -22,7 +22,7 @@ use crate::{
 
 /// Maximum size of the request body in bytes: 1,000 products of about 260 bytes each, in JSON.
 const MAX_IMPORT_BYTES: usize = 256 * 1024;
-/// Maximum number of errors that [`find_problems`] returns, because a client chooses how many products it sends.
+/// Maximum number of errors that [`find_problems`] returns. A request can have 1,000 products with two errors each.
 const MAX_ERRORS: usize = 50;
 
 /// Operations that import products.
@@ -72,7 +72,8 @@ impl ProductImport {
     /// Enqueues a job that creates or changes up to 1,000 products.
     ///
     /// Needs the permission `product:write`, which is checked again when the job runs. `GET /orgs/{org}/jobs/{id}` returns the
-    /// progress of the job. Fails with 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs.
+    /// progress of the job. Fails with 429 `too_many_jobs` and `Retry-After` if you, or the creator of the API key, have too many
+    /// jobs.
     #[oai(path = "/products/import", method = "post", operation_id = "import_products")]
     async fn import(
         &self,
@@ -94,8 +95,8 @@ impl ProductImport {
     }
 }
 
-/// Returns the errors that the validation against the schema does not find: repeated SKUs, and currencies that are not
-/// capital letters.
+/// Returns the errors that the validation against the schema does not find: repeated SKUs, and currencies with a character
+/// that is not a capital letter. Returns at most [`MAX_ERRORS`].
 fn find_problems(products: &[ImportedProductIn]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut report = |index: usize, field: &str, msg: &str| {

@@ -83,7 +83,8 @@ struct SessionOut {
     /// Time of the last request in the session, accurate to five minutes.
     last_seen_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
-    /// Whether the user has entered a code of the second factor in this session.
+    /// Whether the user has entered a code of the second factor in this session, and has not turned two-factor authentication off
+    /// since.
     two_factor: bool,
     /// Whether this is the session of the request.
     current: bool,
@@ -145,7 +146,7 @@ enum SessionRevoked {
 #[derive(Object)]
 #[oai(example)]
 struct Deletion {
-    /// When the account is due to be erased. Signing in before this time cancels the deletion.
+    /// When the account is due to be erased. Signing in or resetting the password before this time cancels the deletion.
     deletion_due_at: DateTime<Utc>,
 }
 

@@ -16,7 +16,7 @@ use crate::{
 /// Operations on the second factor of the caller.
 pub(in crate::api) struct TwoFactor(pub(super) App);
 
-/// The password, which confirms the setup of two-factor authentication.
+/// The password, which is required to create a secret for an authenticator.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct BeginIn {
@@ -24,7 +24,7 @@ struct BeginIn {
     password: String,
 }
 
-/// A code of the authenticator.
+/// A code of the second factor.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct CodeIn {
@@ -162,7 +162,7 @@ impl TwoFactor {
         self.turn_off(caller, body).await
     }
 
-    /// Replaces the recovery codes. The old ones become invalid.
+    /// Replaces the recovery codes. The old codes become invalid.
     ///
     /// Fails with 400 `invalid_code`, and with 429 `too_many_attempts` after several failures.
     #[oai(path = "/recovery-codes", method = "post", operation_id = "replace_recovery_codes")]

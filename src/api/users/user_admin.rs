@@ -251,8 +251,9 @@ impl UserAdmin {
 
     /// Erases a user at once.
     ///
-    /// This cannot be undone. Fails with 409 `last_admin` if the user is the last active admin, and with 409 `last_owner`
-    /// if the user owns an organization with other members.
+    /// This cannot be undone. The organizations in which the user is the only member are scheduled for erasure. Fails with 409
+    /// `last_admin` if the user is the last active admin, and with 409 `last_owner` if the user owns an organization with other
+    /// members.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
     async fn delete(&self, Admin(actor): Admin, id: Path<i64>) -> Result<UserErased> {
         user_admin::delete(&self.0, &actor, id.0).await?;
@@ -261,7 +262,7 @@ impl UserAdmin {
 
     /// Sends the invitation again.
     ///
-    /// Fails with 409 `conflict` if the invitation was accepted, and with 429 `too_many_attempts` after many invitations to
+    /// Fails with 409 `conflict` if the user already has a password, and with 429 `too_many_attempts` after many invitations to
     /// one mailbox.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
     async fn invite_again(
