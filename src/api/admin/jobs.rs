@@ -68,7 +68,7 @@ struct JobOut {
     error_detail: Option<String>,
     /// The progress that the running task has reported. Null if the job is not running, and for a job of an organization.
     progress: Value,
-    /// Number of started attempts.
+    /// Number of started attempts. An attempt that a worker has postponed or given back to the queue does not count.
     attempts: u32,
     #[oai(nullable)]
     enqueued_at: Option<DateTime<Utc>>,
@@ -201,8 +201,8 @@ impl Jobs {
     /// Returns the jobs of a queue in one state.
     ///
     /// Failed jobs are sorted by the time of the failure, the newest first. Scheduled and deferred jobs are sorted by the time
-    /// at which they are due. Queued jobs without a group come first, then the jobs of each group. Jobs without a group, and jobs of
-    /// the same group, are in the order in which workers take them. Started jobs have no fixed order.
+    /// at which they are due. Queued jobs without a group come first, then the jobs of each group. Jobs without a group, and jobs
+    /// of the same group, are in the order in which workers take them. Started jobs have no fixed order.
     ///
     /// A page continues where the previous page has ended, even if up to 1,000 jobs were added or removed between the two
     /// requests. If none of the last 5 jobs of the previous page is still in the list, the page may repeat jobs.
