@@ -24,10 +24,10 @@ use crate::{
     services::queue_admin,
 };
 
-/// Operations of admins on the jobs of all users.
+/// Operations of admins on all jobs.
 pub(in crate::api) struct Jobs(pub(super) App);
 
-/// A job with all details.
+/// A job as admins see it.
 #[derive(Object)]
 #[oai(rename = "Job", example)]
 struct JobOut {
@@ -40,7 +40,7 @@ struct JobOut {
     /// Id of the user who owns the job; null for a job without an owner.
     #[oai(nullable)]
     owner: Option<i64>,
-    /// The organization that the job belongs to, such as `org:7`; null without one.
+    /// The organization that the job belongs to, such as `org:7`; null if the job belongs to none.
     #[oai(nullable)]
     scope: Option<String>,
     /// The arguments. Null for a job of an organization, after the job has finished or was canceled while it ran, and if only the
@@ -239,7 +239,7 @@ impl Jobs {
         Ok(if is_first { page.with_deprecated("offset", skipped) } else { page })
     }
 
-    /// Returns a job of any user.
+    /// Returns a job of any owner, or without an owner.
     ///
     /// Fails with 404 `not_found` if the job is unknown, or if its state is no longer stored.
     #[oai(path = "/jobs/:id", method = "get", operation_id = "read_job")]
@@ -267,7 +267,7 @@ impl Jobs {
         Ok(Json(Requeued { job_id: id.0, status: StateOut::Queued }))
     }
 
-    /// Cancels a job of any user.
+    /// Cancels a job of any owner, or without an owner.
     ///
     /// A waiting job is canceled at once. A running job is signaled to stop. Fails with 409 `conflict` if the job has
     /// already ended.

@@ -270,11 +270,11 @@ impl Queues {
         Ok(TaggedVolatile(self.find(&name.0.0).await?.into()))
     }
 
-    /// Pauses, resumes or limits a queue.
+    /// Pauses or resumes a queue, or changes its limits.
     ///
-    /// Running jobs continue, and jobs can still be enqueued. Without `If-Match`, a queue that the change pauses or limits need not
-    /// exist yet. Fails with 404 `not_found` for any other change of an unknown queue. Fails with 412 `precondition_failed` if the
-    /// queue does not exist or has changed, and the request has `If-Match`.
+    /// Running jobs continue, and jobs can still be enqueued. Without `If-Match`, a queue that the change pauses or limits need
+    /// not exist yet. Fails with 404 `not_found` for any other change of an unknown queue. Fails with 412 `precondition_failed`
+    /// if the queue does not exist or has changed, and the request has `If-Match`.
     #[oai(path = "/queues/:name", method = "patch", operation_id = "change_queue")]
     async fn change(
         &self,

@@ -1,4 +1,4 @@
-//! Reads request bodies within limits of size, time and memory.
+//! A reader of request bodies, with limits of size, time and memory.
 
 use std::{ops::Deref, time::Duration};
 

@@ -55,7 +55,8 @@ fn bearer() -> MetaSecurityScheme {
 }
 
 fn api_key() -> MetaSecurityScheme {
-    let description = "An API key of the organization, which begins with `saas_`. It needs the scope that the operation names.";
+    let description = "An API key of the organization. The key begins with `saas_`, and needs the scope that the \
+                       operation names.";
     MetaSecurityScheme {
         scheme: Some("bearer"),
         bearer_format: Some("saas_ and 47 characters"),
@@ -64,7 +65,13 @@ fn api_key() -> MetaSecurityScheme {
 }
 
 fn cookie() -> MetaSecurityScheme {
-    let description = concat!("The cookie that `POST ", api_path!("/auth/login"), "?delivery=cookie` sets.");
+    let description = concat!(
+        "The cookie that `POST ",
+        api_path!("/auth/login"),
+        "` or `POST ",
+        api_path!("/auth/login/two-factor"),
+        "` sets with `delivery=cookie`."
+    );
     MetaSecurityScheme {
         name: Some(cookies::SECURE_ACCESS),
         key_in: Some("cookie"),

@@ -40,7 +40,7 @@ use crate::{
 pub struct CurrentUser(pub Actor);
 
 /// An active user with a valid session, which may lack a required second factor. For operations that a user without the
-/// second factor needs: to set it up, to read the own account, and to sign out.
+/// second factor needs: set up the second factor, read the user's own account, and sign out.
 pub struct SignedIn(pub Actor);
 
 /// An active admin with a valid session. The session has the second factor if the server requires it of admins.

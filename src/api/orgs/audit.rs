@@ -38,9 +38,10 @@ struct EntryOut {
     target_type: String,
     /// Id of the target. For a member, the id of the user.
     target_id: String,
-    /// The recorded fields of the target before the change; null if the action records none.
+    /// Data about the target before the change; null if the entry has none.
     before: Value,
-    /// The recorded fields of the target after the change; null if the action records none.
+    /// Data about the target after the change, the reason of the change, or the error of a failed action; null if the entry has
+    /// none.
     after: Value,
 }
 

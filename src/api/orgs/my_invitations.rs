@@ -36,7 +36,7 @@ struct ReceivedOut {
     /// Name of the inviter; null if the account of the inviter has no name.
     #[oai(nullable)]
     inviter: Option<String>,
-    /// Your role after you accept the invitation.
+    /// Your role after you accept the invitation, unless you are a member already.
     role: RoleOut,
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,

@@ -99,8 +99,8 @@ struct InviteIn {
 
 /// A change of a user. Absent fields are not changed.
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
-struct MemberIn {
+#[oai(deny_unknown_fields, rename = "MemberIn")]
+struct UserChangeIn {
     /// `null` removes the name.
     #[oai(nullable, validator(max_length = 255))]
     full_name: MaybeUndefined<String>,
@@ -236,7 +236,7 @@ impl UserAdmin {
         Admin(actor): Admin,
         id: Path<i64>,
         if_match: IfMatch,
-        Body(body): Body<MemberIn>,
+        Body(body): Body<UserChangeIn>,
     ) -> Result<Tagged<UserOut>> {
         let full_name = match body.full_name {
             MaybeUndefined::Undefined => None,
