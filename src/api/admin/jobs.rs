@@ -35,7 +35,7 @@ struct JobOut {
     status: StateOut,
     /// The name of the task that the job runs. Empty if only the state of an ended job is still stored.
     task: String,
-    /// The queue of the job. Empty in the same case as `task`.
+    /// The queue of the job. Empty if only the state of an ended job is still stored.
     queue: String,
     /// Id of the user who owns the job; null for a job without an owner.
     #[oai(nullable)]

@@ -86,7 +86,7 @@ impl BodyBytes {
 /// step that must run only after the client has sent the whole body.
 ///
 /// # Errors
-/// As [`BodyBytes::read`].
+/// As [`peek`].
 pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<()> {
     let headers = request.headers();
     let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
@@ -98,7 +98,8 @@ pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<
     Ok(())
 }
 
-/// Reads the body into memory and puts it back, as [`buffer`]. Calls `look` with the bytes, and returns the result of `look`.
+/// Reads the body into memory and puts it back, so that the operation can read it again. Calls `look` with the bytes, and
+/// returns the result of `look`.
 ///
 /// # Errors
 /// As [`BodyBytes::read`] with the limit [`MAX_DECLARED_BYTES`].

@@ -105,7 +105,7 @@ impl PageItem for ApiKeyOut {
     const PAGE_DESCRIPTION: &str = "A page of the API keys of an organization, the newest first.";
 }
 
-/// A key with its secret. Only the responses to its creation and rotation contain the secret.
+/// A key with its secret. Only the responses to the creation and to the rotation of the key contain the secret.
 #[derive(Object)]
 #[oai(rename = "NewApiKey", example)]
 pub(super) struct NewApiKeyOut {
