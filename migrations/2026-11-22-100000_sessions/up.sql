@@ -6,7 +6,7 @@ CREATE TABLE sessions (
     user_agent    TEXT CHECK (char_length(user_agent) <= 255),
     -- The IP address of the client at the login.
     address       TEXT CHECK (char_length(address) <= 45),
-    -- Whether the user has logged in with a second factor.
+    -- Whether the user has entered a code of the second factor, at the login or when enabling the second factor.
     second_factor BOOLEAN NOT NULL DEFAULT false,
     created_at    TIMESTAMPTZ NOT NULL DEFAULT now(),
     last_seen_at  TIMESTAMPTZ NOT NULL DEFAULT now(),

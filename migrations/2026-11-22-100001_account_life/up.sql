@@ -12,8 +12,7 @@ ALTER TABLE users
 -- Removes the placeholder that `down.sql` sets.
 UPDATE users SET hashed_password = NULL
     WHERE hashed_password = '$2b$12$abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS';
--- Existing admins were created by the operator, so their addresses count as verified. Otherwise REQUIRE_VERIFIED_EMAIL
--- would lock them out.
+-- The addresses of existing admins count as verified. Otherwise REQUIRE_VERIFIED_EMAIL would lock these admins out.
 UPDATE users SET email_verified_at = now() WHERE role = 'admin';
 
 CREATE INDEX users_deletion_due_at_idx ON users (deletion_due_at) WHERE deletion_due_at IS NOT NULL;
@@ -58,7 +57,7 @@ CREATE INDEX one_time_tokens_expires_at_idx ON one_time_tokens (expires_at);
 -- The second factor of a user: the secret of an authenticator (TOTP, RFC 6238).
 CREATE TABLE two_factor (
     user_id      BIGINT PRIMARY KEY REFERENCES users ON DELETE CASCADE,
-    -- Encrypted with TWO_FACTOR_KEY.
+    -- Encrypted with TWO_FACTOR_KEY or, until the user next enters a code of the authenticator, with the previous key.
     secret       BYTEA NOT NULL,
     -- Null until the user has entered a first code of the authenticator, which enables the second factor.
     confirmed_at TIMESTAMPTZ,

@@ -1,4 +1,5 @@
--- The audit trail. The entry of a change is written in the transaction of the change, and is kept when the user is deleted.
+-- The audit trail. The entry of a change in the database is written in the transaction of the change. Entries are kept when
+-- the user is deleted.
 CREATE TABLE audit_log (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -8,7 +9,7 @@ CREATE TABLE audit_log (
     action      TEXT NOT NULL,
     target_type TEXT NOT NULL,
     target_id   TEXT NOT NULL,
-    -- The changed fields before and after the action, without secrets.
+    -- Fields of the target before and after the action, without secrets.
     before      JSONB,
     after       JSONB,
     address     TEXT,

@@ -1,2 +1,2 @@
--- When a message was set aside, because no release could read it for a day. It stays in the table, but is not read again.
+-- When a message was set aside, because no running release could read it for a day. It stays in the table, but is not read again.
 ALTER TABLE outbox ADD COLUMN set_aside_at TIMESTAMPTZ;

@@ -5,7 +5,7 @@ CREATE TABLE job_outbox (
     id            UUID PRIMARY KEY,
     queue         TEXT NOT NULL,
     task          TEXT NOT NULL,
-    -- The user who owns the job. Without a foreign key: the purge of the jobs of a deleted user deletes the row.
+    -- The user who owns the job. Without a foreign key: the purge of the jobs of a deactivated or deleted user deletes the row.
     owner         BIGINT,
     -- The JSON that Redis gets. Text, because JSONB would not keep its bytes.
     envelope      TEXT NOT NULL,
@@ -16,7 +16,7 @@ CREATE TABLE job_outbox (
     claimed_until TIMESTAMPTZ,
     -- When a relay first tried to enqueue the job. From then on, the queue may have the job.
     tried_at      TIMESTAMPTZ,
-    -- When the row was set aside, because the job cannot be enqueued. No relay reads it.
+    -- When the row was set aside, because the job cannot be enqueued or may already have run. No relay claims the row.
     set_aside_at  TIMESTAMPTZ
     -- Most rows are deleted within milliseconds. By default, autovacuum would wait until a fifth of the table is dead rows,
     -- which queries would read meanwhile.

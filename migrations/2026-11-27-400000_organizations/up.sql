@@ -5,7 +5,7 @@ CREATE TABLE organizations (
     slug            TEXT UNIQUE CHECK (slug ~ '^[a-z][a-z0-9]*(-[a-z0-9]+)*$' AND char_length(slug) BETWEEN 3 AND 50),
     -- The user whose personal organization this is. Each user has at most one.
     personal_of     BIGINT UNIQUE REFERENCES users ON DELETE SET NULL,
-    -- When an admin of the platform has suspended the organization. Its members are refused.
+    -- When an admin of the platform has suspended the organization. Its members and API keys are then refused.
     suspended_at    TIMESTAMPTZ,
     -- When the organization will be erased. Null unless its deletion is scheduled.
     deletion_due_at TIMESTAMPTZ,
@@ -48,7 +48,7 @@ CREATE TABLE memberships (
 );
 
 CREATE INDEX memberships_user_id_idx ON memberships (user_id);
--- An organization has one owner. A transfer gives the role to another member.
+-- An organization has at most one owner. A transfer gives the role to another member.
 CREATE UNIQUE INDEX memberships_owner_idx ON memberships (org_id) WHERE role = 'owner';
 
 CREATE TRIGGER memberships_set_updated_at

@@ -2,7 +2,8 @@
 -- role. Roles belong to the whole server: a migration of another database may have created the role, or may do so now.
 DO $$
 DECLARE
-    -- The role in DATABASE_URL. `saas migrate` sets it, since migrations can run as another role.
+    -- The role in DATABASE_URL. The product sets `saas.product_role` before it runs migrations, since these can run as another
+    -- role.
     product TEXT := coalesce(
         (SELECT rolname FROM pg_roles WHERE rolname = current_setting('saas.product_role', true)), current_user
     );
@@ -22,7 +23,7 @@ BEGIN
     ELSIF NOT pg_has_role(product, 'saas_tenant', may_set) THEN
         BEGIN
             EXECUTE format('GRANT saas_tenant TO %I', product);
-        -- Two processes that grant it at once: unique_violation, or the internal error "tuple concurrently updated".
+        -- Two processes that grant the role at once: unique_violation, or the internal error "tuple concurrently updated".
         EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN
             NULL;
         END;

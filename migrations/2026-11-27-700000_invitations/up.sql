@@ -8,7 +8,7 @@ CREATE TABLE invitations (
     email_key   TEXT NOT NULL,
     -- Not `owner`: an organization gets another owner only by a transfer.
     role        TEXT NOT NULL CHECK (role IN ('admin', 'member', 'viewer')),
-    -- The member who has sent the current link. Null if the account was deleted; an open invitation is then void.
+    -- The member who has sent the current link. Null if the account was deleted. An open invitation is then void or expired.
     invited_by  BIGINT REFERENCES users ON DELETE SET NULL,
     -- The token of the link is derived from this id and SECRET_KEY. The id changes when the invitation is sent again.
     link_id     UUID NOT NULL,
@@ -21,7 +21,8 @@ CREATE TABLE invitations (
     expires_at  TIMESTAMPTZ NOT NULL,
     accepted_at TIMESTAMPTZ,
     declined_at TIMESTAMPTZ,
-    -- Revoked by a member, or replaced by a newer invitation to the address.
+    -- When a member revoked the invitation, a newer invitation to the address replaced it, or the owner of the inviter's address
+    -- took over the account of the inviter.
     revoked_at  TIMESTAMPTZ,
     CONSTRAINT invitations_closed_once CHECK (num_nonnulls(accepted_at, declined_at, revoked_at) <= 1)
 );

@@ -8,7 +8,7 @@ CREATE TABLE api_keys (
     name                TEXT NOT NULL CHECK (char_length(name) BETWEEN 1 AND 100),
     -- The permissions of the key, separated by spaces.
     scopes              TEXT NOT NULL CHECK (scopes <> ''),
-    -- SHA-256 of the secret, the text of the key.
+    -- SHA-256 of the secret. The secret is the text that a program sends.
     hash                BYTEA NOT NULL UNIQUE CHECK (octet_length(hash) = 32),
     -- The beginning and the end of the secret, by which a person recognizes the key.
     hint                TEXT NOT NULL,
@@ -21,7 +21,7 @@ CREATE TABLE api_keys (
     expires_at          TIMESTAMPTZ,
     created_at          TIMESTAMPTZ NOT NULL DEFAULT now(),
     rotated_at          TIMESTAMPTZ,
-    -- When the key was last used, accurate to a minute.
+    -- When the key was last used. The last use may be about a minute later, since it is updated at most once a minute.
     last_used_at        TIMESTAMPTZ,
     revoked_at          TIMESTAMPTZ,
     -- When the mails were written which announce that the key expires soon.

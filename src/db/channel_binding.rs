@@ -14,8 +14,8 @@ const RSASSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a
 const PSS_HASH: u8 = 0xa0;
 
 /// Returns the channel binding `tls-server-end-point` of a certificate in DER: its hash by the algorithm of its signature,
-/// or by SHA-256 instead of MD5 and SHA-1 (RFC 5929 section 4.1). `None` if the signature has no such algorithm, as with
-/// Ed25519.
+/// or by SHA-256 instead of MD5 and SHA-1 (RFC 5929 section 4.1). `None` if the algorithm of the signature names none of the
+/// supported hashes, as with Ed25519, or if the DER is not valid.
 pub(super) fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, fields, _) = element(certificate)?;
     let (_, _to_be_signed, fields) = element(fields)?;
@@ -40,7 +40,8 @@ pub(super) fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(digest::digest(hash, certificate).as_ref().to_vec())
 }
 
-/// Splits DER into the tag and the contents of its first element, and the rest. `None` if the element is incomplete.
+/// Splits DER into the tag and the contents of its first element, and the rest. `None` if the element is incomplete, or its
+/// length is indefinite or has more than four bytes.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;

@@ -18,7 +18,7 @@ struct Waiting {
     has_task: bool,
 }
 
-/// The right of a task to take ids. While it exists, no other task is started.
+/// The right of a task to take ids. Until the turn is over or dropped, no other task is started.
 pub struct Turn {
     waiting: CommittedIds,
     is_over: bool,

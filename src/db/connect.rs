@@ -33,14 +33,15 @@ use crate::{
 };
 
 /// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together. The parameter
-/// `connect_timeout` replaces it.
+/// `connect_timeout` replaces this limit. It is also the limit for a request that cancels a statement, without a replacement.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). It is short, so that a
 /// request has time for the third server if two do not answer.
 const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(300);
-/// Time limit for looking up a host name.
+/// Time limit for looking up the host name if there is only one server.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time limit for looking up each of several host names: a name that cannot be looked up must not hold up the other servers.
+/// Time limit for looking up each host name if there are several servers: a name that cannot be looked up must not hold up the
+/// other servers.
 const SHARED_LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The address of PostgreSQL and how to connect, parsed from the settings.
@@ -49,7 +50,8 @@ pub(super) struct Target {
     options: Arc<PostgresOptions>,
     /// The ways to connect over TCP, in the order in which they are tried. `None` is plain text.
     ways: Vec<Option<Encrypted>>,
-    /// The address of the newest connection. It is tried first, because a server earlier in the list may be frozen.
+    /// The address of the newest connection. It is tried first, because a server earlier in the list may be frozen. With
+    /// `load_balance_hosts=random`, it is not used.
     last_used: Arc<Mutex<Option<String>>>,
     lookups: Lookups,
 }
@@ -63,7 +65,7 @@ impl Target {
     /// Creates the target. Reads the certificates and keys that the options name.
     ///
     /// # Errors
-    /// If a file cannot be read or is invalid.
+    /// If a file cannot be read or is invalid, or if a root certificate is needed and none is found.
     pub(super) fn new(options: PostgresOptions) -> anyhow::Result<Self> {
         // TLS is used for TCP only, as in libpq.
         let uses_tcp = options.servers.iter().any(|server| matches!(server, PostgresServer::Tcp { .. }));
@@ -218,7 +220,7 @@ impl Target {
         }
     }
 
-    /// Asks the server to cancel the current statement of a connection. If this fails, the statement runs to its end.
+    /// Asks the server to cancel the current statement of a connection. If this fails, the statement continues.
     pub(super) async fn cancel(&self, token: CancelToken) {
         let cancelling = async {
             // TLS first: a proxy or pooler that requires TLS drops a request in plain text, without an error.
@@ -230,8 +232,8 @@ impl Target {
             if self.ways.iter().any(Option::is_none) && token.cancel_query(PlainText).await.is_ok() {
                 return;
             }
-            // The token does not contain its socket, so the request goes to all sockets. A server ignores the token of another
-            // server.
+            // The token does not contain the path of its Unix socket, so the request goes to all Unix sockets. A server ignores
+            // the token of another server.
             for server in &self.options.servers {
                 if let PostgresServer::Unix(path) = server
                     && let Ok(stream) = UnixStream::connect(path).await
@@ -284,7 +286,8 @@ impl fmt::Display for Address {
 }
 
 /// Returns whether the next way to connect, with TLS instead of plain text or the reverse, may work after this error: the
-/// handshake failed, or the server refused the login (SQLSTATE class 28). A server that is restarting or full refuses both.
+/// error has no SQLSTATE, as after a failed handshake, or the server refused the login (SQLSTATE class 28). Other errors with a
+/// SQLSTATE, such as those of a server that is restarting or full, would occur with both ways.
 fn is_about_encryption(error: &BoxError) -> bool {
     let code = error.downcast_ref::<tokio_postgres::Error>().map(|error| error.code());
     code.is_some_and(|code| code.is_none_or(|code| code.code().starts_with("28")))

@@ -10,8 +10,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 const OWN_CONNECTIONS: i64 = 1;
 
 /// Selects the limits that apply to this role, each with the number of connections in use: the limit of the server without
-/// the connections that are reserved, for example for superusers, the limit of the role, and that of the database. The
-/// connections of other roles count too: every role sees their database and role in `pg_stat_activity`.
+/// the connections that are reserved, for example for superusers, the limit of the role, and the limit of the database. For
+/// the server and the database, the connections of other roles count too: every role sees their database and role in
+/// `pg_stat_activity`.
 const LIMITS: &str = "
 WITH backend AS (SELECT datid, usesysid FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL)
 SELECT 'max_connections' AS name,
@@ -29,7 +30,7 @@ ORDER BY 2";
 /// The connections that the server allows, and those that this process may open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionBudget {
-    /// The name of the limit with the fewest free connections: that of the server, the role or the database.
+    /// The name of the limit with the fewest free connections: the limit of the server, the role or the database.
     limit: String,
     /// How many connections the limit allows.
     usable: i64,

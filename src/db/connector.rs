@@ -1,4 +1,4 @@
-//! Connectors for tokio-postgres over TCP. Their streams put the SQLSTATE in front of each error message.
+//! Connectors for tokio-postgres over TCP. Their streams put the SQLSTATE in front of the error messages of the server.
 
 use std::{io, sync::Arc};
 

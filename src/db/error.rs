@@ -12,8 +12,9 @@ const MAX_ATTEMPTS: u32 = 4;
 /// The pause after the first conflict. The pause after the n-th conflict is n times as long.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Prefixes of the SQLSTATEs of a server that cannot serve now: connection exception; too many connections or no memory;
-/// shutdown; a read-only server after a failover; a lock or statement timeout; a conflict with other transactions.
+/// Prefixes of the SQLSTATEs of a server that cannot serve now: connection exception; too many connections, or no memory or
+/// disk space; shutdown or start; a read-only server after a failover; a lock timeout; a canceled statement or a statement
+/// timeout; a conflict with other transactions.
 const UNAVAILABLE: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
 /// Prefixes of the SQLSTATEs after which the connection is discarded: a new connection may lead to another server, and has no
 /// stale prepared statements.
@@ -23,7 +24,8 @@ const READ_ONLY: &[&str] = &["25006"];
 /// The SQLSTATEs of a prepared statement that the session does not have, or has already: a pooler has given the connection
 /// another session.
 const STATEMENT_IS_LOST: &[&str] = &["26000", "42P05"];
-/// The SQLSTATEs of a prepared statement whose result type has changed, or that a pooler has lost.
+/// The SQLSTATEs of a prepared statement whose result type has changed (0A000), or that a pooler has lost. PostgreSQL uses
+/// 0A000 also for unsupported features: such a statement fails on each connection.
 const STATEMENT_IS_STALE: &[&str] = &["0A000", "26000"];
 /// The SQLSTATEs of a serialization failure and a deadlock. Another attempt can succeed.
 const CONFLICT: &[&str] = &["40001", "40P01"];

@@ -22,7 +22,7 @@ impl<K> Default for KeysInUse<K> {
 }
 
 impl<K: Hash + Eq> KeysInUse<K> {
-    /// Marks a key as used. Returns `None` if another task uses the key.
+    /// Marks a key as in use. Returns `None` if the key is already in use.
     pub fn try_use(&self, key: K) -> Option<KeyInUse<'_, K>>
     where
         K: Copy,

@@ -1,8 +1,8 @@
 //! The connections of the pool: how they are opened, and which of them may be handed out again.
 //!
-//! A checkout costs no round trip: it skips connections that are known to be closed, and TCP keepalive closes those whose
-//! server is unreachable. After a statement without an answer, a checkout tests each connection that has not answered since
-//! this statement was sent: it sends `SELECT 1` and waits for the answer.
+//! A checkout usually costs no round trip: it skips connections that are known to be closed, and TCP keepalive closes those
+//! whose server is unreachable. After work that was interrupted or timed out, a checkout tests a connection that has not
+//! answered since this work began: it sends `SELECT 1` and waits for the answer.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -17,7 +17,7 @@ use super::connect::Target;
 use crate::error::BoxError;
 
 /// The times of failures of connections. A failure of one connection shows which others are useless or have to be tested,
-/// because all lead to the same server.
+/// because usually all connections lead to the same server.
 #[derive(Clone, Default)]
 pub(super) struct ServerHealth(Arc<Mutex<HealthTimes>>);
 
@@ -32,24 +32,24 @@ struct HealthTimes {
 }
 
 impl ServerHealth {
-    /// Records that the server refuses all statements: connections that were opened at `at` or earlier are discarded.
+    /// Records that the server accepts no writes: connections that were opened at `at` or earlier are discarded.
     pub(super) fn discard_opened_until(&self, at: Instant) {
         self.update(|times| times.useless_until = times.useless_until.max(Some(at)));
     }
 
-    /// Records that a statement which was sent at `at` has no answer, so that the server may be frozen. Connections that have
-    /// not answered since then are tested before they are used.
+    /// Records that work which began on a connection at `at` did not finish, so that the server may be frozen. Connections that
+    /// have not answered since then are tested before they are used.
     pub(super) fn test_if_silent_since(&self, at: Instant) {
         self.update(|times| {
             times.doubtful_until = times.doubtful_until.max(Some(at));
-            // Forgets a silence before `at`: the connection of this statement was usable after it.
+            // Forgets a silence before `at`: the connection of this work was usable after that silence.
             times.silent_at = times.silent_at.filter(|found_at| *found_at >= at);
         });
     }
 
     /// Records that a connection which was tested at `tested_at` does not answer. A single connection may be silent because
     /// this process was too busy to read the answer. If another connection was found silent before, the server is frozen.
-    /// Then all older connections become useless, because the test of each of them would make a request wait as long.
+    /// Then all older connections become useless, because the test of each of them would make a request wait for a timeout.
     fn record_silence(&self, tested_at: Instant) {
         self.update(|times| match times.silent_at {
             None => times.silent_at = Some(Instant::now()),

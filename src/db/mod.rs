@@ -3,9 +3,9 @@
 //! The pool is bb8 with our own connection manager (`manager`). If the server of the connections is frozen or accepts no
 //! writes, the manager discards all of them together, not one after the other.
 //!
-//! No code relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. Each transaction
-//! sets its own isolation level and statement timeout. Migrations need a session of their own, which
-//! `standalone::connect_directly` opens.
+//! No query of the pool relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. The
+//! transactions of requests and jobs set their own isolation level and statement timeout. Migrations need a session of their
+//! own, which `standalone::connect_directly` opens.
 
 mod channel_binding;
 mod committed;
@@ -150,7 +150,8 @@ impl Db {
         self.run_for(timeout, async |conn| transaction_once(conn, work.clone()).await).await
     }
 
-    /// Like [`Db::run`], but with another timeout: for jobs, whose queries can take longer than a client waits.
+    /// Like [`Db::run`], but with another timeout for `work`: for jobs, whose queries can take longer than a client waits. The
+    /// wait for the connection still takes at most [`Self::timeout`].
     ///
     /// # Errors
     /// As [`Db::run`].
@@ -159,7 +160,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // All attempts together have the time limit of one attempt: `timeout` for the connection and `timeout` for the work.
+        // A retry after a conflict does not extend this time limit.
         let deadline = Instant::now() + 2 * timeout;
         let mut conflicts = Conflicts::default();
         loop {
@@ -172,13 +173,13 @@ impl Db {
         }
     }
 
-    /// Runs `work`, and runs it again on another connection as long as its prepared statement is stale.
+    /// Runs `work`, and runs it again on another connection if its prepared statement is stale, at most `pool_size` times.
     async fn run_unless_stale<T>(
         &self,
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // Each attempt discards one stale connection. After `pool_size` attempts, the next one opens a new connection.
+        // Each attempt discards one stale connection. After `pool_size` attempts, the last attempt opens a new connection.
         for _ in 0..self.pool_size {
             match self.attempt(timeout, work.clone()).await {
                 Err(error) if is_stale_statement(&error) => {}
@@ -217,7 +218,7 @@ impl Db {
     ///
     /// # Errors
     /// As [`Db::run`]; [`Error::Unavailable`] also if the server is a standby or read-only. The pool then discards all
-    /// connections to it.
+    /// connections that were opened before this call.
     pub async fn run_on_primary<T>(
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
@@ -252,7 +253,7 @@ impl Db {
     }
 }
 
-/// Runs `work` in a transaction on a connection, and commits if it succeeds. For commands, which have no pool. Runs `work`
+/// Runs `work` in a transaction on a connection, and commits if it succeeds. For commands without a pool. Runs `work`
 /// again after a deadlock or a serialization failure, as [`Db::transaction`] does.
 ///
 /// # Errors

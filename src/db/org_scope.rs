@@ -10,7 +10,7 @@ pub struct OrgScope {
     via: Via,
 }
 
-/// How the user has authenticated.
+/// The means by which the user acts in the organization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     Session,

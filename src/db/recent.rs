@@ -1,4 +1,4 @@
-//! A cache of rows that were read at most a fraction of a second ago.
+//! A cache of rows that were read a short time ago.
 
 use std::{
     hash::Hash,
@@ -17,13 +17,13 @@ use crate::error::{Error, Result};
 /// Maximum number of results in a cache. Beyond it, the cache evicts results that are seldom used.
 const MAX_COPIES: usize = 10_000;
 
-/// A cache of values that were read from the database at most `max_age` ago; clones share it.
+/// A cache of values that were recently read from the database; clones share it.
 ///
-/// - The age counts from before the query was sent. A change by any process is visible here at most `max_age` after its
-///   commit.
+/// - A call returns a value whose query was sent at most `max_age` before this call. So the value contains each
+///   change, by any process, that was committed at least `max_age` before this call.
 /// - Concurrent callers of a key share one query and its failure.
 /// - [`invalidate_all`](Self::invalidate_all) makes a change by this process visible immediately.
-/// - A failed query discards all cached results, so that none is used while the database is unavailable.
+/// - A failed query discards all cached results: after the first failure in an outage, no result from before is used.
 pub struct RecentReads<K, V> {
     copies: Arc<Cache<K, CachedRead<V>>>,
     max_age: Duration,
@@ -78,7 +78,8 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
         Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age, epoch: Arc::default() }
     }
 
-    /// Creates an empty cache that is invalidated together with `other`: for values that the same changes affect.
+    /// Creates an empty cache that is invalidated together with `other`: for values that the same changes affect. Its maximum
+    /// age is that of `other`.
     pub fn discarded_with<L, W>(other: &RecentReads<L, W>) -> Self {
         Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age: other.max_age, epoch: other.epoch.clone() }
     }
@@ -257,7 +258,6 @@ mod tests {
         assert_eq!(counted.get().await, 1);
     }
 
-    /// If the loading caller is dropped, the next caller must load.
     #[tokio::test]
     async fn if_the_loading_caller_is_dropped_the_next_one_loads() {
         let counted = CountedLoads::new(LONG);

@@ -1,4 +1,4 @@
-//! Checks the server of a connection: whether it is of the kind in `target_session_attrs`, and whether it accepts writes now.
+//! Checks of the server of a connection: whether the server is of the kind in `target_session_attrs`, and accepts writes now.
 
 use diesel::{QueryResult, dsl::sql, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Connection, SimpleQueryMessage};
 
 use crate::{config::SessionAttrs, error::BoxError};
 
-/// Returns the kinds of servers to look for, in this order. A kind counts only if no server is of an earlier kind.
+/// Returns the kinds of servers to look for. All servers are tried for one kind before any server is tried for the next kind.
 pub(super) fn kinds_in_order(wanted: SessionAttrs) -> Vec<SessionAttrs> {
     match wanted {
         SessionAttrs::PreferStandby => vec![SessionAttrs::Standby, SessionAttrs::Any],

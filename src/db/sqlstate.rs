@@ -1,7 +1,7 @@
 //! The SQLSTATE of a PostgreSQL error (PostgreSQL documentation, appendix "Error Codes").
 //!
-//! The product distinguishes errors by SQLSTATE, because the server translates its messages. diesel does not return the
-//! SQLSTATE, so the stream of a connection puts it in front of each error message: `[57014] canceling statement due to …`.
+//! The product distinguishes the errors of the server by SQLSTATE, because the server translates its messages. diesel does not
+//! return the SQLSTATE, so the stream of a connection puts it in front of the message: `[57014] canceling statement due to …`.
 
 use std::{
     io,
@@ -26,12 +26,13 @@ pub fn sqlstate(error: &DieselError) -> Option<&str> {
     (code.len() == 5 && code.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(code)
 }
 
-/// A stream from a PostgreSQL server, decrypted, that puts the SQLSTATE in front of the message of each error.
+/// A decrypted stream from a PostgreSQL server that puts the SQLSTATE in front of the message of each error. An error without
+/// a SQLSTATE, or with more than [`MAX_ERROR_BYTES`], is passed on unchanged.
 pub(super) struct SqlStateStream<S> {
     inner: S,
     channel_binding: fn(&S) -> ChannelBinding,
     scanner: Scanner,
-    /// A buffer that starts with an incomplete error message. It may also hold the bytes received after it.
+    /// An error message that has not arrived completely. While it is rewritten, also the bytes that were received after it.
     error: Vec<u8>,
     /// Rewritten bytes that the caller of `poll_read` has not read yet.
     ready: Vec<u8>,
@@ -191,8 +192,8 @@ fn message_bytes(header: &[u8; HEADER_BYTES]) -> usize {
 }
 
 /// Puts the SQLSTATE of an ErrorResponse in front of its text. Each field of the message is a type and a string that ends with
-/// NUL (PostgreSQL documentation, "Error and Notice Message Fields"). Leaves out the position in an internal statement, such
-/// as one of PL/pgSQL, because diesel would return it as a position in the statement of the client.
+/// NUL (PostgreSQL documentation, "Error and Notice Message Fields"). Leaves out an internal statement, such as one of
+/// PL/pgSQL, and the position in it, because diesel would return this position as one in the statement of the client.
 fn with_sqlstate(message: &[u8]) -> Vec<u8> {
     let fields = || message[HEADER_BYTES..].split(|byte| *byte == 0).filter(|field| !field.is_empty());
     let Some(code) = fields().find_map(|field| field.strip_prefix(b"C")) else { return message.to_vec() };

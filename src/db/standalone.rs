@@ -13,7 +13,7 @@ use crate::{
     error::Error,
 };
 
-/// How long [`connect`] waits for a server that has no free connection or is starting.
+/// How long [`connect`] and [`connect_directly`] wait for a server that has no free connection or is starting.
 const FREE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two attempts to connect during this wait.
 const FREE_CONNECTION_INTERVAL: Duration = Duration::from_millis(250);
@@ -47,7 +47,7 @@ const ENCODING: &str = "SELECT current_setting('server_encoding') AS value";
 pub(super) const POOLER_FIX: &str = "A pooler loses prepared statements: use PgBouncer 1.21 or newer with max_prepared_statements \
                           greater than 0, or pool_mode = session";
 
-/// The reason why a connection cannot be opened or used, with the fix.
+/// The reason why a connection cannot be opened or used, with the fix if it is known.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ConnectFailure {
@@ -61,8 +61,9 @@ pub struct ConnectFailure {
 /// connection or is starting, waits up to 5 seconds.
 ///
 /// # Errors
-/// If the settings are invalid, or the encoding of the database is not UTF-8. [`ConnectFailure`] if the server cannot be
-/// reached, refuses the login or has no free connection.
+/// If the settings are invalid, a file that they name cannot be read, or the encoding of the database is not UTF-8.
+/// [`ConnectFailure`] if the server cannot be reached, refuses the login, has no free connection, is still starting or is of
+/// another kind than `target_session_attrs`, or if its encoding cannot be read.
 pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let conn = open(&Target::new(settings.options()?)?, settings.setting_names()).await?;
     check_encoding(conn).await
@@ -100,8 +101,8 @@ pub async fn connect_directly(settings: &Database) -> anyhow::Result<AsyncPgConn
             "it ignores the parameters of a session".to_owned()
         }
         Err(failure) if failure.is_transient => return Err(failure.into()),
-        // Tries again without the parameter. If that works, a pooler has refused the parameter. Otherwise, the second error
-        // does not mention it.
+        // Tries again without the parameter. If that works, a pooler has refused the parameter. Otherwise, the second error is
+        // returned, because it does not mention the parameter.
         Err(failure) => match open(&Target::new(plain)?, names).await {
             Ok(_) => failure.message,
             Err(failure) => return Err(failure.into()),
@@ -114,7 +115,8 @@ pub async fn connect_directly(settings: &Database) -> anyhow::Result<AsyncPgConn
     )
 }
 
-/// Returns the fix for the error of a pooler that loses prepared statements; `None` for other messages.
+/// Returns the fix for the error of a pooler that loses prepared statements. `None` for other messages, and for a message that
+/// contains the fix already.
 pub fn pooler_fix(message: &str) -> Option<&'static str> {
     let is_about_pooler = message.contains("[42P05]") || message.contains("[26000]");
     (is_about_pooler && !message.contains(POOLER_FIX)).then_some(POOLER_FIX)

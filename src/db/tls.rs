@@ -24,7 +24,7 @@ const ALPN_PROTOCOL: &[u8] = b"postgresql";
 /// `allow` and `prefer` do not use plain text.
 ///
 /// # Errors
-/// If a certificate or key is needed and cannot be read.
+/// If a certificate or key is needed and cannot be read or is invalid, or if a root certificate is needed and none is found.
 pub(super) fn attempts(options: &TlsOptions, tls_only: bool) -> anyhow::Result<Vec<Option<Encrypted>>> {
     let tls = || connector(options).map(Some);
     Ok(match options.mode {

@@ -46,8 +46,8 @@ impl<'a> Tx<'a> {
         self.conn
     }
 
-    /// Wraps a transaction that the caller begins and commits. For commands, which have no `App`, and for
-    /// `services::transaction`; other services call `services::transaction::change`.
+    /// Wraps a transaction that the caller begins and commits. For `services::transaction`, and for functions of commands without
+    /// an `App`; other services call `services::transaction::change`.
     pub fn on(conn: &'a AsyncPgConnection, context: &'a RequestContext, effects: &'a Effects) -> Self {
         Self { conn, context, effects }
     }

@@ -50,7 +50,7 @@ pub struct Status {
 pub enum State {
     Applied,
     Pending,
-    /// Applied by another build; this build does not contain it.
+    /// Applied, but not one of these migrations: another build has applied it.
     Unknown,
 }
 
@@ -83,8 +83,8 @@ impl Migrations {
     /// Applies the pending migrations and returns their names.
     ///
     /// # Errors
-    /// If the server cannot be reached, a migration is empty or fails, or a migration is pending and the server is a pooler.
-    /// Migrations before the failed one stay applied.
+    /// If the server cannot be reached, two migrations have the same version, a migration is empty or fails, or a migration is
+    /// pending and the server is a pooler. Migrations before the failed one stay applied.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
         // Without a pending migration, no lock is needed. So replicas of the product can start through a pooler.
         let conn = db::connect(settings).await?;
@@ -116,8 +116,8 @@ impl Migrations {
     /// Reverts the migrations of a plan and returns their names.
     ///
     /// # Errors
-    /// If the server cannot be reached, another process has applied or reverted a migration since the plan was made, or
-    /// one fails. Those before the failed one stay reverted.
+    /// If the server cannot be reached or is a pooler, another process has applied or reverted a migration since the plan was
+    /// made, or a migration fails. Migrations that were reverted before the failed one stay reverted.
     pub async fn down(&self, settings: &Database, plan: &Plan) -> anyhow::Result<Vec<String>> {
         let conn = run::lock(settings).await?;
         let planned = self.planned(&conn, plan).await?;
@@ -159,8 +159,9 @@ impl Migrations {
 
     /// Returns why [`Migrations::up`] would fail in this database, with the fix. `None` if no reason was found.
     ///
-    /// If no migration is applied yet, applies all in a transaction and rolls it back. Otherwise, such a rehearsal could lock
-    /// the tables of a running product, so only the privileges of the role are checked.
+    /// If no migration is applied yet, applies the migrations in a transaction, up to the first that a rollback cannot undo, and
+    /// rolls the transaction back. Otherwise, such a rehearsal could lock the tables of a running product, so only the privileges
+    /// of the role are checked.
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
@@ -187,7 +188,7 @@ impl Migrations {
         Ok(self.0.iter().filter(|migration| !applied.contains(&migration.version())).collect())
     }
 
-    /// Returns the `count` applied migrations with the highest versions, the highest first.
+    /// Returns the `count` applied migrations with the highest versions, the highest first. None if no migration is applied.
     async fn newest_applied(
         &self,
         conn: &AsyncPgConnection,

@@ -10,8 +10,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{query::Row, source::without_comments};
 
-/// One row for each privilege that the role lacks, with the statement that grants it. `$1` has the extensions to create, `$2`
-/// the words of the script.
+/// One row for each privilege that the role lacks, and for each missing schema or extension, with the fix. `$1` has the
+/// extensions to create, `$2` the words of the script.
 const MISSING: &str = "
 WITH needed AS (SELECT unnest($1) AS name)
 SELECT format('no schema of the search path (%s) exists and may be used by the role %I: run CREATE SCHEMA public; '
@@ -70,7 +70,8 @@ SELECT format('the role %I has to be a member of the role saas_tenant, and the r
           AND NOT (rolsuper OR (rolcreaterole AND (tenant IS NULL OR NOT is_new))
                    OR coalesce(pg_has_role(tenant, 'MEMBER WITH ADMIN OPTION'), false))";
 
-/// Returns the privileges that the role of the connection lacks for a script, each with the statement that grants it.
+/// Returns the privileges that the role of the connection lacks for a script, and the missing schema or extensions, each with
+/// the fix.
 pub(super) async fn missing(mut conn: &AsyncPgConnection, sql: &str) -> QueryResult<Vec<String>> {
     let text = without_comments(sql).to_lowercase();
     let words = text.split(|c: char| !c.is_alphanumeric() && !['_', '$'].contains(&c));

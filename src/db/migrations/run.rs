@@ -61,8 +61,8 @@ pub(super) enum Effect {
     Unknown,
 }
 
-/// Opens a connection that holds the advisory lock. Closing the connection releases the lock. The lock belongs to the
-/// session, so the connection must not lead through a pooler in transaction mode: several runs could hold the lock at the
+/// Opens a connection that holds the advisory lock. Waits without a limit while another connection holds the lock. Closing
+/// the connection releases the lock. The lock belongs to the session, so the connection must not lead through a pooler in transaction mode: several runs could hold the lock at the
 /// same time, and the pooled session would keep it.
 ///
 /// # Errors

@@ -91,7 +91,7 @@ impl Migration {
         Self { in_transaction: !metadata.lines().any(has_no_transaction), name, up, down }
     }
 
-    /// Reads the folder of a migration. Returns `None` if the path is not such a folder.
+    /// Reads the folder of a migration. Returns `None` if the path is not such a folder, or its name begins with a dot.
     fn read(folder: &Path) -> anyhow::Result<Option<Self>> {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = ["up.sql", "down.sql", "metadata.toml"].map(|file| folder.join(file));

@@ -24,7 +24,7 @@ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NO
       AND c.relname <> '__diesel_schema_migrations'
 ORDER BY c.relname COLLATE \"C\", a.attnum";
 
-/// Names of columns that are keywords of Rust. diesel appends an underscore to them.
+/// Keywords of Rust. The Rust name of a column with such a name ends with an underscore.
 const KEYWORDS: &[&str] = &[
     "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
     "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",

@@ -1,4 +1,4 @@
-//! Checks ALTER TABLE, and ALTER VIEW, which has some of the same actions.
+//! The checks of ALTER TABLE, and of ALTER for foreign tables and views, which has some of the same actions.
 
 use super::{
     column,
@@ -9,8 +9,8 @@ use super::{
 };
 
 impl Linter<'_> {
-    /// Checks the actions of a statement. The cursor is behind ALTER TABLE or ALTER VIEW, and `first` is the first token of the
-    /// statement.
+    /// Checks the actions of a statement. The cursor is behind ALTER and the kind of the object, such as TABLE. `first` is the
+    /// first token of the statement.
     pub(super) fn alter_table(&mut self, mut rest: Cursor<'_>, first: &Token) {
         if rest.skip("all in tablespace") {
             self.report(rules::REWRITE, first);
@@ -130,7 +130,8 @@ fn not_null_column(mut constraint: Cursor<'_>) -> Option<String> {
     (constraint.skip("is not null") && constraint.is_at_symbol(')')).then_some(column)
 }
 
-/// Returns the rule that an action other than ADD and VALIDATE breaks. `valid` has the valid NOT NULL constraints of the table.
+/// Returns the rule that an action other than ADD and VALIDATE breaks, if any. `valid` has the valid NOT NULL constraints of
+/// the table.
 fn simple_rule(mut action: Cursor<'_>, valid: &[NotNullCheck]) -> Option<&'static Rule> {
     if action.skip("drop") {
         return (!action.is_at("constraint")).then_some(rules::DROP_COLUMN);
@@ -157,7 +158,7 @@ fn simple_rule(mut action: Cursor<'_>, valid: &[NotNullCheck]) -> Option<&'stati
     rewrites.then_some(rules::REWRITE)
 }
 
-/// Returns the rule that `ALTER COLUMN` breaks. The cursor is behind ALTER.
+/// Returns the rule that `ALTER COLUMN` breaks, if any. The cursor is behind ALTER.
 fn rule_of_column_change(mut action: Cursor<'_>, valid: &[NotNullCheck]) -> Option<&'static Rule> {
     action.skip("column");
     let column = action.name()?;

@@ -1,4 +1,4 @@
-//! Checks the definition of a column that is added to a table.
+//! The checks of the definition of a column that is added to a table.
 
 use super::{
     cursor::Cursor,
@@ -14,7 +14,7 @@ const ENDS_OF_DEFAULT: &[&str] =
     &["constraint", "not", "null", "check", "unique", "primary", "references", "generated", "collate"];
 
 /// Words before a parenthesis that do not make a default differ from row to row: functions that are stable in a transaction
-/// or immutable, types with a length, and operators. Any other function counts as volatile.
+/// or immutable, types with a length or precision, operators, and keywords. Any other function counts as volatile.
 const STABLE: &[&str] = &[
     "now",
     "transaction_timestamp",

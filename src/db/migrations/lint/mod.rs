@@ -27,8 +27,8 @@ pub use rules::{RULES, Rule};
 
 use super::source::Migrations;
 
-/// The version of the newest migration of release 0.1.0. Migrations up to this version are not checked, because no earlier
-/// release ran beside them.
+/// The version of the newest migration of release 0.1.0. Migrations up to this version are not checked by default, because no
+/// earlier release ran beside them.
 const BASELINE: &str = "20261126400001";
 
 /// The result of [`Migrations::lint`].
@@ -38,7 +38,7 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-/// A dangerous statement of a migration.
+/// A dangerous statement of a migration, or a marker that allows nothing.
 pub struct Finding {
     /// The name of the migration.
     pub migration: String,

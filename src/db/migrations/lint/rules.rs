@@ -2,7 +2,8 @@
 //!
 //! Source of the locks: PostgreSQL documentation, section 13.3, "Explicit Locking", and ALTER TABLE.
 
-/// A kind of statement that is dangerous while an old and a new release run side by side, or while the table is in use.
+/// A rule of the linter. Most rules are about a kind of statement that is dangerous while an old and a new release run side by
+/// side, or while the table is in use.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The name, as in `-- lint: allow <name> because <reason>`.

@@ -1,4 +1,4 @@
-//! Checks a script: its statements, the bodies of DO, the texts that EXECUTE runs, and the markers.
+//! The check of a script: its statements, the bodies of DO, the texts that EXECUTE runs, and the markers.
 
 use std::{mem, ops::Range};
 
@@ -12,8 +12,8 @@ use super::{
 /// Replaces a variable or placeholder in a text that EXECUTE runs, because its value is not known.
 const UNKNOWN: &str = " _unknown_ ";
 
-/// Returns the rules that a script breaks, in the order of its lines. `checks` has the constraints that earlier scripts have
-/// added. This function adds the constraints of this script.
+/// Returns the rules that a script breaks, in the order of its lines. `checks` has the NOT NULL constraints that earlier
+/// scripts have added. This function adds the constraints of this script, and removes those that the script drops.
 pub(super) fn lint(sql: &str, in_transaction: bool, checks: &mut Vec<NotNullCheck>) -> Vec<Found> {
     let tokens = tokenize(sql, 1).tokens;
     let parts: Vec<_> = statements(&tokens).into_iter().filter(|part| !part.is_empty()).collect();

@@ -24,7 +24,7 @@ pub(super) struct NotNullCheck {
     pub is_valid: bool,
 }
 
-/// The place of a statement.
+/// Where a statement is: in the script itself, or in a body that the script runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Script,
@@ -35,7 +35,7 @@ pub(super) enum Place {
     },
 }
 
-/// Reads the statements of a script one after the other.
+/// The state of the linter in a script, and the rules that it has found broken.
 pub(super) struct Linter<'a> {
     /// Whether the runner begins a transaction for the script.
     pub in_transaction: bool,
@@ -49,7 +49,7 @@ pub(super) struct Linter<'a> {
     pub new_indexes: BTreeSet<String>,
     /// The tables, except new tables, that the transaction has locked against writes or against all queries.
     pub locked: BTreeSet<String>,
-    /// The constraints that this and earlier migrations have added.
+    /// The constraints that this and earlier migrations have added and not dropped.
     pub checks: &'a mut Vec<NotNullCheck>,
     pub found: Vec<Found>,
 }

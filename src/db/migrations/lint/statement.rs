@@ -1,4 +1,4 @@
-//! Checks the statements of a script, other than the actions of ALTER TABLE and the changes of rows.
+//! The checks of the statements of a script, other than the actions of ALTER TABLE and the changes of rows.
 
 use super::{
     cursor::Cursor,
@@ -26,7 +26,7 @@ const OBJECTS: &[&str] = &[
 const MODIFIERS: &[&str] =
     &["global", "local", "temporary", "temp", "unlogged", "foreign", "constraint", "recursive"];
 
-/// Returns the kind and the name of the object that a statement creates, unless that is a table or an index.
+/// Returns the kind and the name of the object that a statement creates. `None` if the kind is not in [`OBJECTS`].
 pub(super) fn created_object(tokens: &[Token]) -> Option<(&'static str, String)> {
     let mut rest = Cursor(tokens);
     if !rest.skip("create") {

@@ -1,4 +1,4 @@
-//! Checks UPDATE, DELETE and MERGE.
+//! The checks of UPDATE, DELETE and MERGE.
 
 use super::{
     cursor::Cursor,
