@@ -15,30 +15,30 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 /// Prefixes of the SQLSTATEs of a server that cannot serve now: connection exception; too many connections, or no memory or
 /// disk space; shutdown or start; a read-only server after a failover; a lock timeout; a canceled statement or a statement
 /// timeout; a conflict with other transactions.
-const UNAVAILABLE: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
+const UNAVAILABLE_SQLSTATES: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
 /// Prefixes of the SQLSTATEs after which the connection is discarded: a new connection may lead to another server, and has no
 /// stale prepared statements.
-const CONNECTION_IS_USELESS: &[&str] = &["08", "57P", "25006", "0A000", "26000", "42P05"];
+const USELESS_CONNECTION_SQLSTATES: &[&str] = &["08", "57P", "25006", "0A000", "26000", "42P05"];
 /// The SQLSTATE of a write on a standby or a read-only server.
-const READ_ONLY: &[&str] = &["25006"];
+const READ_ONLY_SQLSTATES: &[&str] = &["25006"];
 /// The SQLSTATEs of a prepared statement that the session does not have, or has already: a pooler has given the connection
 /// another session.
-const STATEMENT_IS_LOST: &[&str] = &["26000", "42P05"];
+const LOST_STATEMENT_SQLSTATES: &[&str] = &["26000", "42P05"];
 /// The SQLSTATEs of a prepared statement whose result type has changed (0A000), or that a pooler has lost. PostgreSQL uses
 /// 0A000 also for unsupported features: such a statement fails on each connection.
-const STATEMENT_IS_STALE: &[&str] = &["0A000", "26000"];
+const STALE_STATEMENT_SQLSTATES: &[&str] = &["0A000", "26000"];
 /// The SQLSTATEs of a serialization failure and a deadlock. Another attempt can succeed.
-const CONFLICT: &[&str] = &["40001", "40P01"];
+const CONFLICT_SQLSTATES: &[&str] = &["40001", "40P01"];
 
 impl From<DieselError> for Error {
     fn from(error: DieselError) -> Self {
-        if sqlstate(&error).is_some_and(|code| is_one_of(code, STATEMENT_IS_LOST)) {
+        if sqlstate(&error).is_some_and(|code| is_one_of(code, LOST_STATEMENT_SQLSTATES)) {
             return Self::unavailable("Database", LostStatement(error));
         }
         let is_unavailable = match &error {
             DieselError::DatabaseError(Kind::UnableToSendCommand | Kind::ClosedConnection, _)
             | DieselError::BrokenTransactionManager => true,
-            _ => sqlstate(&error).is_some_and(|code| is_one_of(code, UNAVAILABLE)),
+            _ => sqlstate(&error).is_some_and(|code| is_one_of(code, UNAVAILABLE_SQLSTATES)),
         };
         if is_unavailable { Self::unavailable("Database", error) } else { Self::internal(error) }
     }
@@ -56,19 +56,19 @@ struct LostStatement(DieselError);
 
 /// Returns whether the connection that reported an error must not be used again.
 pub(super) fn ends_connection(error: &Error) -> bool {
-    has_code(error, CONNECTION_IS_USELESS) || is_read_only(error)
+    has_code(error, USELESS_CONNECTION_SQLSTATES) || is_read_only(error)
 }
 
 /// Returns whether the server accepts no writes, so that other connections to it are useless too.
 pub(super) fn is_read_only(error: &Error) -> bool {
     let is_refused_by_us =
         matches!(error, Error::Unavailable { source, .. } if source.is::<ReadOnlyServer>());
-    is_refused_by_us || has_code(error, READ_ONLY)
+    is_refused_by_us || has_code(error, READ_ONLY_SQLSTATES)
 }
 
 /// Returns whether the prepared statement is stale, so that the same statement can succeed on another connection.
 pub(super) fn is_stale_statement(error: &Error) -> bool {
-    has_code(error, STATEMENT_IS_STALE)
+    has_code(error, STALE_STATEMENT_SQLSTATES)
 }
 
 /// Counts the deadlocks and serialization failures of one statement or transaction. After such a failure, PostgreSQL has
@@ -79,7 +79,7 @@ pub(super) struct Conflicts(u32);
 impl Conflicts {
     /// Returns whether the error is a conflict and another attempt is allowed.
     pub(super) fn allow_retry(&mut self, error: &Error) -> bool {
-        if !has_code(error, CONFLICT) {
+        if !has_code(error, CONFLICT_SQLSTATES) {
             return false;
         }
         self.0 += 1;

@@ -12,7 +12,7 @@ use crate::{db::Tx, schema::api_keys};
 /// How long a key is kept after it was revoked or expired.
 const KEEP_ENDED_DAYS: i32 = 90;
 
-/// A key of an organization, without its hash.
+/// A key of an organization, without the hashes of its secrets.
 #[derive(Clone, Debug, HasQuery, Identifiable)]
 pub struct ApiKey {
     pub id: i64,
@@ -26,8 +26,8 @@ pub struct ApiKey {
     pub hint: String,
     /// When the secret from before the last rotation expires.
     pub previous_expires_at: Option<DateTime<Utc>>,
-    /// How long the key is valid, from its creation, its last rotation or the last change of this lifetime. `None` if it does
-    /// not expire.
+    /// For how many days the key is valid, from its creation, its last rotation or the last change of this lifetime. `None` if
+    /// the key does not expire.
     pub lifetime_days: Option<i32>,
     pub expires_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
@@ -145,7 +145,8 @@ impl ApiKey {
             .optional()
     }
 
-    /// Returns whether one of the hashes belongs to a current or previous secret of a key. The key may be revoked or expired.
+    /// Returns whether one of the hashes belongs to a current or previous secret of a key. The key or the secret may be revoked
+    /// or expired.
     pub async fn any_has_hash(mut conn: &AsyncPgConnection, hashes: &[Vec<u8>]) -> QueryResult<bool> {
         let found = api_keys::table.filter(
             api_keys::hash.eq_any(hashes).or(api_keys::previous_hash.assume_not_null().eq_any(hashes)),
@@ -153,8 +154,8 @@ impl ApiKey {
         diesel::select(diesel::dsl::exists(found)).get_result(&mut conn).await
     }
 
-    /// Locks the keys with these hashes, in the order of their ids. For each key, also returns whether a hash is that of its
-    /// current secret. Otherwise, the hash is that of its previous secret.
+    /// Locks the keys with these hashes, in the order of their ids. For each key, also returns whether one of the hashes is that
+    /// of its current secret. If not, one is that of its previous secret.
     pub async fn lock_by_hashes(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> QueryResult<Vec<(Self, bool)>> {
         let mut conn = tx.conn();
         api_keys::table
@@ -231,7 +232,7 @@ impl ApiKey {
             .await
     }
 
-    /// Revokes the keys that a member of an organization has created. Returns their ids.
+    /// Revokes the keys of an organization that a member has created. Returns the ids of the revoked keys.
     pub async fn revoke_of_member(tx: &Tx<'_>, org_id: i64, user_id: i64) -> QueryResult<Vec<i64>> {
         let mut conn = tx.conn();
         let own = api_keys::org_id.eq(org_id).and(api_keys::created_by.eq(user_id));
@@ -242,7 +243,7 @@ impl ApiKey {
             .await
     }
 
-    /// Revokes all keys that a user has created. Returns the organization and the id of each.
+    /// Revokes all keys that a user has created. Returns the organization and the id of each revoked key.
     pub async fn revoke_of_user(tx: &Tx<'_>, user_id: i64) -> QueryResult<Vec<(i64, i64)>> {
         let mut conn = tx.conn();
         let own = api_keys::created_by.eq(user_id).and(api_keys::revoked_at.is_null());

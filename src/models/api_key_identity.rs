@@ -1,5 +1,5 @@
-//! The data that authenticates and authorizes a request with an API key, from the table `api_keys` and the tables of its
-//! creator and its organization.
+//! The data that authenticates and authorizes a request with an API key: the key, its organization, and the account, the second
+//! factor and the membership of its creator.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::schema::{api_keys, memberships, organizations, two_factor, users};
 
-/// A key, and the rights of its creator in the organization. A cached value was read at most `IDENTITY_CACHE_MS` ago.
+/// A key, and the data that decides whether its creator may act in the organization. A cached value was read at most
+/// `IDENTITY_CACHE_MS` ago.
 pub struct KeyIdentity {
     pub key: ApiKey,
     /// The SHA-256 of the secret of the request.
@@ -27,7 +28,7 @@ pub struct KeyIdentity {
 }
 
 impl KeyIdentity {
-    /// Returns the key with this hash, its creator and its organization, with one statement. The key may be revoked or expired.
+    /// Returns the identity of the key with this hash, with one statement. The key or the secret may be revoked or expired.
     pub async fn find(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Self>> {
         let of_creator =
             memberships::org_id.eq(api_keys::org_id).and(memberships::user_id.eq(api_keys::created_by));

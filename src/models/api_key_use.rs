@@ -8,7 +8,7 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-/// Minimum time between two updates of `last_used_at`.
+/// Minimum time between two updates of `last_used_at` of a key.
 pub const TOUCH_INTERVAL_SECONDS: i32 = 60;
 
 /// Works like the statement in `session_use.rs`. `used_at` is the time of the database minus the age of the use. After
@@ -30,10 +30,10 @@ const WRITE: &str = "
     SELECT id FROM due EXCEPT SELECT id FROM written";
 
 /// Updates `api_keys.last_used_at`. `uses` has the ids of keys and when they were used, by the monotonic clock of this
-/// process. A use is ignored if `last_used_at` is less than a minute older.
+/// process. A use is ignored unless it is more than a minute after `last_used_at`.
 ///
-/// Does not wait for locked rows, so it cannot delay a revocation. Returns the ids of the keys whose rows were locked, so
-/// that their uses are not written.
+/// Does not wait for locked rows, so it holds its own locks only briefly, and hardly delays a revocation. Returns the ids of the
+/// keys whose uses are due but not written, because another transaction had locked or changed the row.
 pub async fn write(mut conn: &AsyncPgConnection, uses: &[(i64, Instant)]) -> QueryResult<Vec<i64>> {
     let ids: Vec<_> = uses.iter().map(|(id, _)| *id).collect();
     let ages: Vec<_> = uses.iter().map(|(_, used_at)| used_at.elapsed().as_secs_f64()).collect();
@@ -46,7 +46,7 @@ pub async fn write(mut conn: &AsyncPgConnection, uses: &[(i64, Instant)]) -> Que
     Ok(skipped.into_iter().map(|key| key.id).collect())
 }
 
-/// A key whose row another transaction has locked.
+/// A key whose use is due but not written.
 #[derive(QueryableByName)]
 struct SkippedKey {
     #[diesel(sql_type = BigInt)]

@@ -14,13 +14,15 @@ use crate::schema::audit_log;
 pub struct AuditEntry {
     pub id: i64,
     pub created_at: DateTime<Utc>,
-    /// The user who has made the change. `None` if no user is known to have made it, for example for a command or a job.
+    /// The user who has made the change. `None` if no user is known to have made the change, for example for a command or a
+    /// scheduled job.
     pub actor_id: Option<i64>,
     pub action: String,
     pub target_type: String,
     pub target_id: String,
-    /// The state of the target before the change.
+    /// Fields of the target before the change.
     pub before: Option<Value>,
+    /// Fields of the target after the change, or details of the change such as its reason.
     pub after: Option<Value>,
     /// The IP address of the client.
     pub address: Option<String>,
@@ -42,8 +44,9 @@ pub struct NewAuditEntry<'a> {
     pub action: &'a str,
     pub target_type: &'a str,
     pub target_id: String,
-    /// The state of the target before the change.
+    /// Fields of the target before the change.
     pub before: Option<Value>,
+    /// Fields of the target after the change, or details of the change such as its reason.
     pub after: Option<Value>,
     /// The IP address of the client.
     pub address: Option<String>,

@@ -1,4 +1,4 @@
-//! The clock of the database, which all replicas share.
+//! The clock of the database, which all replicas of the product share.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use super::clock_timestamp;
 
 /// The clock of the database: its time when a row was read, plus the time since then by the monotonic clock of this process.
 ///
-/// Compare times from the database with this clock, never with `Utc::now()`: the clocks of replicas may differ.
+/// Compare times from the database with this clock, never with `Utc::now()`: the clocks of hosts may differ.
 #[derive(Clone, Copy, Debug, FromSqlRow)]
 pub struct DatabaseClock {
     time: DateTime<Utc>,

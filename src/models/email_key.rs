@@ -1,5 +1,7 @@
-//! The column `users.email_key`, which has the [key](crate::email_address::EmailAddress::key) of a user's
-//! address. The key is missing if an earlier release or SQL has written the address.
+//! The column `users.email_key`, which has the [key](crate::email_address::EmailAddress::key) of a user's address.
+//!
+//! If an earlier release or SQL has written the address, the key is missing until `services::email_keys` fills it in. It stays
+//! missing if another user has the key, or the address is not valid any more.
 
 use diesel::{
     prelude::*,
@@ -34,8 +36,8 @@ pub async fn find_missing(
         .await
 }
 
-/// Returns whether the database has the column `email_key`. It is missing if its migration was reverted, or if the migrations
-/// come from a directory without it.
+/// Returns whether the database has the column `email_key`. The column is missing if its migration is not applied or was
+/// reverted.
 pub async fn exists(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
     let sql =
         "EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users') AND attname = 'email_key')";
@@ -52,7 +54,7 @@ pub async fn find_owner(mut conn: &AsyncPgConnection, key: &str) -> QueryResult<
     users::table.filter(users::email_key.eq(key)).select(users::id).first(&mut conn).await.optional()
 }
 
-/// Writes keys to the rows of users. Skips a user whose address has changed, and a key that another user has.
+/// Writes keys to the rows of users. Skips users whose address has changed or who have a key, and keys that another user has.
 /// Returns the number of changed rows. The keys in `list` must differ, and its ids must ascend.
 pub async fn set(mut conn: &AsyncPgConnection, list: &[KeyAssignment]) -> QueryResult<usize> {
     let (Some(first), Some(last)) = (list.first(), list.last()) else { return Ok(0) };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{clock::DatabaseClock, clock_timestamp, delete_batch};
 use crate::schema::idempotency_keys;
 
-/// How long an answer is kept.
+/// How long a repeated request gets the stored answer. Then the answer is expired.
 const LIFETIME_HOURS: i64 = 24;
 
 #[diesel::declare_sql_function]
@@ -57,7 +57,7 @@ pub struct NewStoredAnswer<'a> {
 }
 
 impl NewStoredAnswer<'_> {
-    /// Inserts the answer. Returns no column, so the database role needs only the privilege INSERT.
+    /// Inserts the answer. The statement returns no column, so the database role needs only the privilege INSERT.
     pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<usize> {
         diesel::insert_into(idempotency_keys::table).values(self).execute(&mut conn).await
     }

@@ -17,7 +17,7 @@ use crate::schema::invitations;
 
 /// Lifetime of an invitation. It begins again when the invitation is sent again.
 pub const LIFETIME_DAYS: i32 = 7;
-/// How long an invitation is kept after `expires_at`, in every state.
+/// How long after `expires_at` [`Invitation::purge`] keeps an invitation, in every state.
 const RETENTION_DAYS: i32 = 30;
 
 /// The roles of members who may invite. `STATE` has the same roles.
@@ -30,7 +30,8 @@ text_enum! {
         Pending = "pending",
         Accepted = "accepted",
         Declined = "declined",
-        /// Revoked, or replaced by a newer invitation to the address.
+        /// Revoked by a member, replaced by a newer invitation to the address, or revoked because the owner of the inviter's
+        /// address took over the account of the inviter.
         Revoked = "revoked",
         Expired = "expired",
         /// The inviter may no longer invite, or the organization is suspended or scheduled for deletion.
@@ -39,7 +40,7 @@ text_enum! {
 }
 
 /// Computes the state of an invitation. While a transaction holds the lock of the organization, the state can change only if
-/// the invitation expires or the account of the inviter changes.
+/// the invitation expires, or the account of the inviter changes or is taken over.
 const STATE: &str = "CASE
     WHEN invitations.accepted_at IS NOT NULL THEN 'accepted'
     WHEN invitations.declined_at IS NOT NULL THEN 'declined'
@@ -195,7 +196,7 @@ impl Invitation {
         }
     }
 
-    /// Revokes all open invitations that a user has sent. Returns the organization and the id of each.
+    /// Revokes all open invitations whose current link a user has sent. Returns the organization and the id of each.
     pub async fn revoke_of_inviter(tx: &Tx<'_>, user_id: i64) -> QueryResult<Vec<(i64, i64)>> {
         let mut conn = tx.conn();
         diesel::update(invitations::table)
@@ -219,7 +220,7 @@ impl Invitation {
             .await
     }
 
-    /// Replaces the hash of the token of a link. Returns 0 if the invitation has another link now.
+    /// Replaces the hash of the token of a link. Returns 0 if the invitation has another link now, or no longer exists.
     pub async fn set_token_hash(
         mut conn: &AsyncPgConnection,
         id: i64,

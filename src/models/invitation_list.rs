@@ -38,7 +38,7 @@ pub struct InvitationDetails {
     pub invitation: Invitation,
     /// The name of the organization.
     pub organization: String,
-    /// The name of the inviter, if the account has one.
+    /// The name of the inviter. `None` if the account has no name or was deleted.
     pub inviter: Option<String>,
     /// Whether the inviter has verified the address of the account.
     pub inviter_is_verified: bool,

@@ -59,8 +59,8 @@ pub struct MembershipChanges {
     pub suspended_at: Option<Option<DateTime<Utc>>>,
 }
 
-/// The part of a membership that the product checks at each request. An [`Identity`](super::session::Identity) has one value
-/// for each membership of its user.
+/// The part of a membership that the product checks at each request in the organization. An
+/// [`Identity`](super::session::Identity) has one value for each membership of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct IdentityMembership {
     pub org_id: i64,
@@ -73,7 +73,7 @@ pub struct IdentityMembership {
 }
 
 impl IdentityMembership {
-    /// Returns the part of a membership and its organization that is checked at each request.
+    /// Returns the part of a membership and its organization that is checked at each request in the organization.
     pub fn of(org: &Organization, membership: &Membership) -> Self {
         Self {
             org_id: org.id,
@@ -142,7 +142,7 @@ impl Membership {
     }
 
     /// Returns an organization and the membership of a user in it. `None` if the user is not a member, is deactivated, or has
-    /// scheduled the deletion of the account.
+    /// scheduled the deletion of the account. The membership or the organization may be suspended.
     pub async fn find_active(
         mut conn: &AsyncPgConnection,
         org_id: i64,

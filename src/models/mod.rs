@@ -1,7 +1,8 @@
 //! The tables of the database and the queries on them.
 //!
-//! All queries return [`QueryResult`]. They fail if PostgreSQL does not answer, a constraint is violated, or the row to update
-//! does not exist and the result is not an `Option`. So their documentation has no `# Errors`.
+//! All queries return [`QueryResult`]. They fail if PostgreSQL does not answer or a constraint is violated. An update that
+//! returns the new row, and not an `Option`, also fails if the row does not exist. So the documentation of the queries has no
+//! `# Errors`.
 
 pub mod api_key;
 pub mod api_key_identity;
@@ -65,7 +66,7 @@ macro_rules! text_enum {
             /// All values, in the order of their definition.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
-            /// Returns the text in the database and in the API.
+            /// Returns the text of the value in SQL.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+
@@ -102,7 +103,7 @@ extern "SQL" {
     fn clock_timestamp() -> Timestamptz;
 }
 
-/// Returns the time at which the transaction began, by the clock of the database, which all replicas share.
+/// Returns the time at which the transaction began, by the clock of the database, which all replicas of the product share.
 fn now() -> SqlLiteral<Timestamptz> {
     sql("now()")
 }
@@ -127,8 +128,8 @@ type Shifted = UncheckedBind<
     <PgInterval as diesel::expression::AsExpression<Interval>>::Expression,
 >;
 
-/// Converts the time in a position of a list, in microseconds since 1970. A client may send any number. Returns `None` outside
-/// of the years 1 to 9999: PostgreSQL refuses some times that chrono can express.
+/// Converts the time in the position of a row in a list, in microseconds since 1970. A client may send any number. Returns
+/// `None` outside of the years 1 to 9999: PostgreSQL refuses some times that chrono can express.
 fn time_of_position(microseconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(microseconds).filter(|time| (1..=9999).contains(&time.year()))
 }

@@ -51,9 +51,9 @@ impl OrgTable {
     }
 }
 
-/// A row of [`OWNERLESS`].
+/// A row of [`OWNERSHIPS`].
 #[derive(QueryableByName)]
-struct Ownerless {
+struct Ownership {
     #[diesel(sql_type = BigInt)]
     id: i64,
     #[diesel(sql_type = Bool)]
@@ -62,9 +62,9 @@ struct Ownerless {
     has_members: bool,
 }
 
-/// Selects all organizations in the order of their ids. `has_owner` is true also if the deletion of the organization is
+/// Selects the next organizations in the order of their ids. `has_owner` is true also if the deletion of the organization is
 /// scheduled, because such an organization needs no owner.
-const OWNERLESS: &str = "
+const OWNERSHIPS: &str = "
     SELECT id,
         deletion_due_at IS NOT NULL
             OR EXISTS (SELECT FROM memberships WHERE org_id = o.id AND role = 'owner') AS has_owner,
@@ -72,14 +72,15 @@ const OWNERLESS: &str = "
     FROM organizations o WHERE id > $1 ORDER BY id LIMIT $2";
 
 /// Examines the next `limit` organizations whose ids are greater than `after`. Returns the last examined id, and the ids of the
-/// organizations without an owner, each with whether it has members. `None` if there are no more organizations.
+/// organizations without an owner, each with whether it has members. Leaves out organizations whose deletion is scheduled.
+/// `None` if there are no more organizations.
 pub async fn find_ownerless(
     mut conn: &AsyncPgConnection,
     after: i64,
     limit: i64,
 ) -> QueryResult<Option<(i64, Vec<(i64, bool)>)>> {
-    let query = diesel::sql_query(OWNERLESS).bind::<BigInt, _>(after).bind::<BigInt, _>(limit);
-    let rows: Vec<Ownerless> = query.load(&mut conn).await?;
+    let query = diesel::sql_query(OWNERSHIPS).bind::<BigInt, _>(after).bind::<BigInt, _>(limit);
+    let rows: Vec<Ownership> = query.load(&mut conn).await?;
     let Some(last) = rows.last().map(|row| row.id) else { return Ok(None) };
     let found = rows.into_iter().filter(|row| !row.has_owner).map(|row| (row.id, row.has_members));
     Ok(Some((last, found.collect())))

@@ -9,8 +9,8 @@ use super::delete_batch;
 /// How long the row of a job is kept.
 const ORG_JOB_DAYS: u32 = 30;
 
-/// Returns whether the role of the connection sees the rows of all organizations. A role that does not own the table sees the
-/// rows of one organization at a time.
+/// Returns whether the role of the connection sees the rows of all organizations. A role that neither owns the table nor
+/// bypasses row-level security sees only the rows of the organization that [`show_org`](crate::db::show_org) has set.
 pub async fn sees_all_org_jobs(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
     diesel::select(sql::<Bool>("NOT row_security_active('org_jobs')")).get_result(&mut conn).await
 }

@@ -62,7 +62,8 @@ impl Organization {
     }
 
     /// Locks an organization until the transaction ends, and returns the latest version of the row. Services take this lock
-    /// before they change the organization or its members, so neither changes meanwhile.
+    /// before they change the organization. Before they change a membership, they take this lock or lock the user. The erasure of
+    /// an organization whose deletion is due takes the lock only for its last step.
     pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(organizations::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
@@ -121,7 +122,8 @@ impl Organization {
             .await
     }
 
-    /// Deletes an organization with all its data.
+    /// Deletes an organization, and by the foreign keys also its memberships, invitations, API keys and data. The audit entries
+    /// stay.
     pub async fn delete(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::delete(organizations::table.find(id)).execute(&mut conn).await

@@ -64,7 +64,7 @@ pub enum Sort {
     Name,
 }
 
-/// The sort key and the id of a product. A page begins with the product after it, which may have been deleted since.
+/// The sort key and the id of a product. A page begins after this position, even if the product was deleted since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Position {

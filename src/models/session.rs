@@ -26,14 +26,14 @@ use crate::schema::{refresh_tokens, sessions, users};
 pub const IDLE_TIMEOUT_DAYS: i32 = 30;
 /// A session expires after this time, even if it is used.
 pub const MAX_LIFETIME_DAYS: i32 = 90;
-/// How long a used refresh token can be used again, for example by a retry. Each use returns the same new token.
+/// How long a used refresh token can be used again, for example by a retry. Each use in this time returns the same new token.
 const RETRY_WINDOW_SECONDS: i32 = 10;
-/// Minimum time between two updates of `last_seen_at`.
+/// Minimum time between two updates of `last_seen_at` of a session.
 pub(super) const TOUCH_INTERVAL_SECONDS: i32 = 300;
 /// Maximum number of sessions in the list of a user.
 const MAX_LISTED_SESSIONS: i64 = 1_000;
-/// A use in the last minute before the idle timeout is written at once. Otherwise, another replica could end the session
-/// before the next batch of uses is written.
+/// A use in the last minute before the idle timeout is written at once. Otherwise, the session could
+/// expire at another replica of the product before the next batch of uses is written.
 const IDLE_MARGIN_SECONDS: i64 = 60;
 
 /// A login of a user on one device.
@@ -42,9 +42,9 @@ pub struct Session {
     pub id: Uuid,
     pub user_id: i64,
     pub user_agent: Option<String>,
-    /// IP address of the login.
+    /// IP address of the client at the login.
     pub address: Option<String>,
-    /// Whether the user has logged in with a second factor.
+    /// Whether the user has entered a code of the second factor, at the login or when enabling the second factor.
     pub second_factor: bool,
     pub created_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
@@ -179,7 +179,7 @@ impl Session {
         Self::query().filter(sessions::id.eq(id)).for_share().first(&mut conn).await.optional()
     }
 
-    /// Marks all sessions of a user as logged in without a second factor, after the user has disabled the second factor.
+    /// Marks all sessions of a user as logged in without a second factor, after the second factor was disabled.
     pub async fn clear_second_factor(tx: &Tx<'_>, user_id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::update(sessions::table.filter(sessions::user_id.eq(user_id)))
@@ -197,7 +197,7 @@ impl Session {
             .await
     }
 
-    /// Revokes an active session of a user. Returns how many were revoked, 0 or 1.
+    /// Revokes a session of a user. Returns 1, or 0 if the session was already revoked or does not exist.
     pub async fn revoke(tx: &Tx<'_>, user_id: i64, id: Uuid) -> QueryResult<usize> {
         let mut conn = tx.conn();
         let session = sessions::table.find(id).filter(sessions::user_id.eq(user_id));
@@ -248,6 +248,7 @@ pub enum TokenState {
     /// Used less than 10 seconds ago. A retry or another browser tab may present it again.
     JustUsed,
     Used,
+    /// Never used, and created over 30 days ago.
     Expired,
 }
 

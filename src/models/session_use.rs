@@ -33,10 +33,10 @@ const WRITE: &str = "
     SELECT id FROM due EXCEPT SELECT id FROM written";
 
 /// Updates `sessions.last_seen_at`. `uses` has the ids of sessions and when they were used, by the monotonic clock of this
-/// process. A use is ignored if the session had ended by then, or if `last_seen_at` is less than five minutes older.
+/// process. A use is ignored if the session had ended by then, or unless it is at least five minutes after `last_seen_at`.
 ///
-/// Does not wait for locked rows, so replicas cannot block each other or a revocation. Returns the ids of the sessions whose
-/// rows were locked, so that their uses are not written.
+/// Does not wait for locked rows, so replicas of the product do not wait for each other, and hardly delay a revocation. Returns
+/// the ids of the sessions whose uses are due but not written, because another transaction had locked or changed the row.
 pub async fn write(mut conn: &AsyncPgConnection, uses: &[(Uuid, Instant)]) -> QueryResult<Vec<Uuid>> {
     let ids: Vec<_> = uses.iter().map(|(id, _)| *id).collect();
     let ages: Vec<_> = uses.iter().map(|(_, used_at)| used_at.elapsed().as_secs_f64()).collect();
@@ -50,7 +50,7 @@ pub async fn write(mut conn: &AsyncPgConnection, uses: &[(Uuid, Instant)]) -> Qu
     Ok(skipped.into_iter().map(|session| session.id).collect())
 }
 
-/// A session whose row another transaction has locked.
+/// A session whose use is due but not written.
 #[derive(QueryableByName)]
 struct SkippedSession {
     #[diesel(sql_type = SqlUuid)]

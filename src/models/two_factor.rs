@@ -12,7 +12,7 @@ use crate::schema::{recovery_codes, two_factor};
 #[derive(HasQuery)]
 #[diesel(table_name = two_factor)]
 pub struct TwoFactor {
-    /// Encrypted with `TWO_FACTOR_KEY`.
+    /// Encrypted with `TWO_FACTOR_KEY` or, until the user next enters a code of the authenticator, with the previous key.
     pub secret: Vec<u8>,
     /// When the user has entered a first code, which enables the second factor. `None` before.
     pub confirmed_at: Option<DateTime<Utc>>,
@@ -44,7 +44,7 @@ impl TwoFactor {
         FilterDsl::filter(upsert, two_factor::confirmed_at.is_null()).execute(&mut conn).await
     }
 
-    /// Enables the second factor. Returns 0 if it is already enabled.
+    /// Enables the second factor. Returns 0 if it is already enabled, or the user has no secret.
     pub async fn confirm(tx: &Tx<'_>, user_id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::update(two_factor::table.find(user_id).filter(two_factor::confirmed_at.is_null()))
@@ -54,7 +54,8 @@ impl TwoFactor {
     }
 
     /// Marks a time step and all earlier steps as used, so that no code is accepted twice (RFC 6238 section 5.2). Also stores
-    /// `secret`, which the caller has encrypted again with the current key. Returns false if the step was already used.
+    /// `secret`, which the caller has encrypted again with the current key. Returns false if this or a later step was already
+    /// used, or the user has no secret.
     pub async fn consume_step(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -70,10 +71,11 @@ impl TwoFactor {
 
     /// Counts an attempt as failed, and returns `None`. After a success, the caller must call
     /// [`reset_failures`](Self::reset_failures). If the user already has `max_failures` failures in the current window, counts
-    /// nothing and returns the rest of the window. The window begins with the first failure.
+    /// nothing and returns the rest of the window. The first attempt after the end of a window begins a new one. Counts nothing
+    /// and returns `None` if the user has no secret.
     ///
-    /// Call it outside of the transaction that verifies the code: the attempt must stay counted if that
-    /// transaction is rolled back.
+    /// Call this outside of the transaction that verifies the code: the attempt must stay counted if that transaction is rolled
+    /// back.
     pub async fn count_attempt(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -101,7 +103,7 @@ impl TwoFactor {
         Ok(times.map(|(since, now)| since + window - now))
     }
 
-    /// Sets the number of failures of a user to 0.
+    /// Sets the number of failures of a user to 0. The current window continues.
     pub async fn reset_failures(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
         let failed = two_factor::table.find(user_id).filter(two_factor::failures.gt(0));
         diesel::update(failed).set(two_factor::failures.eq(0)).execute(&mut conn).await

@@ -37,7 +37,8 @@ pub struct User {
     pub pending_email: Option<String>,
     /// When the user last set a password. A rehash of the same password does not change it.
     pub password_set_at: DateTime<Utc>,
-    /// When the account is deleted, unless the user logs in or resets the password before. `None` if no deletion is scheduled.
+    /// When the account is deleted, unless the user logs in or sets a password by a link before. `None` if no deletion is
+    /// scheduled.
     pub deletion_due_at: Option<DateTime<Utc>>,
 }
 
@@ -214,7 +215,8 @@ impl User {
             .await
     }
 
-    /// Deletes a user, and by the foreign keys also the sessions, tokens, codes, memberships and API keys of the user.
+    /// Deletes a user, and by the foreign keys also the sessions, tokens, second factor, codes, memberships and API keys of the
+    /// user.
     pub async fn delete(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::delete(users::table.find(id)).execute(&mut conn).await

@@ -62,8 +62,10 @@ pub(super) enum Effect {
 }
 
 /// Opens a connection that holds the advisory lock. Waits without a limit while another connection holds the lock. Closing
-/// the connection releases the lock. The lock belongs to the session, so the connection must not lead through a pooler in transaction mode: several runs could hold the lock at the
-/// same time, and the pooled session would keep it.
+/// the connection releases the lock.
+///
+/// The lock belongs to the session, so the connection must not lead through a pooler in transaction mode: several runs could
+/// hold the lock at the same time, and the pooled session would keep it.
 ///
 /// # Errors
 /// If the server cannot be reached, or is a pooler.

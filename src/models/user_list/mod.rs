@@ -1,7 +1,7 @@
 //! The query for a page of users with search, filters and sort order.
 //!
-//! The time of a page is bounded, for any number of users and any search text. No single query plan achieves that, and
-//! PostgreSQL cannot choose well between two plans, because its statistics say little about parts of texts:
+//! The time of [`Listing::page`] is bounded, for any number of users and any search text. No single query plan achieves that,
+//! and PostgreSQL cannot choose well between two plans, because its statistics say little about parts of texts:
 //!
 //! - Reading users in the order of the list and checking each user is fast if many users match. It takes seconds if few
 //!   match.
@@ -25,14 +25,14 @@ use self::{
 };
 use super::user::{Role, User};
 
-/// The highest number of users that a page reports. Further users are not counted, because counting users takes as long as
+/// The highest total that is reported for a list. Further users are not counted, because counting users takes as long as
 /// reading them.
 pub const MAX_COUNTED_USERS: i64 = 10_000;
 
-/// Number of rows that a page reads first in the order of the list. This is enough for a page of 50 users if one user in 20
-/// matches.
+/// Number of rows of a range that a page reads first in the order of the list. This is enough for a page of 50 users if one
+/// user in 20 matches.
 const FIRST_ROWS: i64 = 1_000;
-/// Maximum number of rows that a page reads in the order of the list.
+/// Maximum number of rows of a [`Range`] that a page reads in the order of the list.
 const MAX_ROWS: i64 = 3_500;
 /// Maximum number of users that an index may find for a page. If there are more, the page is read in the order of the list.
 const MAX_CANDIDATES: i64 = MAX_COUNTED_USERS;
@@ -77,7 +77,7 @@ pub struct UserPage {
     /// The position after which the next page begins. `None` on the last page.
     pub next: Option<Position>,
     /// The number of users on this page and all later pages, up to [`MAX_COUNTED_USERS`]. `None` if the page was found without
-    /// counting them.
+    /// counting them. On a page after the first, [`MAX_COUNTED_USERS`] can be too high.
     pub total: Option<i64>,
 }
 
@@ -127,7 +127,7 @@ impl Listing<'_> {
             return Ok(self.cut(Walked { users, end: None }, None));
         }
         let mut walked = self.walk(conn, &ranges, FIRST_ROWS, Vec::new()).await?;
-        // Whether `MAX_ROWS` rows probably have enough users, judged by the first rows.
+        // Whether `MAX_ROWS` rows have enough users, if as large a part of them matches as of the first rows.
         let is_dense = walked.users.len() as i64 * MAX_ROWS >= wanted * FIRST_ROWS;
         if is_dense && !walked.is_complete(wanted) {
             walked = self.walk_on(conn, walked).await?;
@@ -163,7 +163,7 @@ impl Listing<'_> {
         Count { filter: &self.filter, rows, limit: MAX_COUNTED_USERS }.get_result(&mut conn).await
     }
 
-    /// Returns the first rows of the ranges.
+    /// Returns the first users who match in the ranges, at most `wanted`.
     async fn first_rows(
         &self,
         mut conn: &AsyncPgConnection,
@@ -231,7 +231,7 @@ impl Listing<'_> {
         Ok(Some((rows.into_iter().map(|(user, ..)| user).collect(), total)))
     }
 
-    /// Makes a page of the users that were read: at most `limit` users, and the position of the next page.
+    /// Makes a page from the users that were read: at most `limit` users, and the position of the next page.
     fn cut(&self, walked: Walked, total: Option<i64>) -> UserPage {
         let Walked { mut users, mut end } = walked;
         let limit = usize::try_from(self.limit).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The position at which a page of users begins.
+//! The position after which a page of users begins.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,11 @@ use crate::models::{time_of_position, user::User};
 /// Maximum number of characters of an address or a name, as in the checks of the table.
 const MAX_TEXT_CHARS: usize = 255;
 
-/// The sort key and the id of a user. A page begins with the user after this one, who may have been deleted since.
+/// The sort key and the id of a user. A page begins after this position, even if the user was deleted since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position(pub SortKey, pub i64);
 
-/// The value that a list is sorted by.
+/// The value of a user that a list is sorted by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum SortKey {
@@ -81,7 +81,7 @@ mod tests {
     use crate::property::property;
 
     #[test]
-    fn a_position_is_read_as_it_is_written_and_fits_one_kind_of_order() {
+    fn a_position_survives_json_and_fits_only_orders_of_its_kind() {
         let microseconds = prop_oneof![any::<i64>(), -100_000_000_000_000_000..300_000_000_000_000_000_i64];
         let key = prop_oneof![
             microseconds.prop_map(SortKey::Time),

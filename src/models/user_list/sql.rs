@@ -35,16 +35,18 @@ pub(super) struct Rows<'a> {
     columns: AsSelect<User, Pg>,
 }
 
-/// Reads the users of `rows` in the order of the list, until `limit` of them match. Returns the users that match, and also the
-/// user with the number `rows.limit`. Each row has the user, whether the user matches, and the number of the user from 1.
+/// Reads the users of `rows` in the order of the list, until `limit` of them match. Returns the users that match, and also
+/// the user with the number `rows.limit` if it is reached. Each row has the user, whether the user matches, and the number
+/// of the user from 1.
 pub(super) struct Walk<'a> {
     pub(super) rows: Rows<'a>,
     pub(super) limit: i64,
 }
 
 /// Finds candidates, at most `size`, with an index that does not have the order of the list. Returns the first `limit` of them
-/// that are in the ranges, in the order of the list. Each row has the user, the number of candidates, and the number of
-/// candidates in the ranges. If the index finds `size` candidates, candidates may be missing. The only row is then one of them.
+/// that match in the ranges, in the order of the list. Each row has the user, the number of candidates, and the number of
+/// candidates that match in the ranges. If the index finds `size` candidates, there may be more. The only row then has one of
+/// the candidates.
 pub(super) struct Candidates<'a> {
     pub(super) listing: &'a Listing<'a>,
     pub(super) ranges: &'a [Range<'a>],
@@ -132,7 +134,7 @@ impl QueryFragment<Pg> for Candidates<'_> {
         if by_text {
             filter.push(&mut out)?;
         } else {
-            // These conditions have partial indexes, which are sorted by id.
+            // At least one of these conditions has a partial index, which is sorted by id.
             filter.push_flags(&mut out);
             out.push_sql(" ORDER BY id");
         }
@@ -189,7 +191,7 @@ impl QueryFragment<Pg> for Count<'_> {
     }
 }
 
-/// Makes a fragment of SQL a query with the given type of rows.
+/// Implements `Query` for a fragment of SQL, with the given type of rows.
 macro_rules! query {
     ($name:ident, $row:ty) => {
         impl Query for $name<'_> {
@@ -285,7 +287,7 @@ fn push_order(listing: &Listing<'_>, out: &mut AstPass<'_, '_, Pg>) {
     out.push_sql(order(listing));
 }
 
-/// Returns the columns of an order. Each has an index, and users without a name come last in both directions.
+/// Returns the columns of an order. Each order has an index, and users without a name come last in both directions.
 fn order(listing: &Listing<'_>) -> &'static str {
     match (listing.sort, listing.descending) {
         (Sort::CreatedAt, false) => "created_at, id",
