@@ -4,7 +4,8 @@ ALTER TABLE users
     ADD COLUMN email_verified_at TIMESTAMPTZ,
     -- The requested new address of the user, until the user confirms it with the link that was sent to this address.
     ADD COLUMN pending_email TEXT CHECK (char_length(pending_email) <= 255),
-    -- When the user last set a password. Hashing the same password again, at a higher cost, does not change this time.
+    -- When the password was last set. Before a first change: when the account was created, or this column was added. Hashing the
+    -- same password again, at a higher cost, does not change this time.
     ADD COLUMN password_set_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     -- When the account will be deleted. Null unless the user has requested the deletion.
     ADD COLUMN deletion_due_at TIMESTAMPTZ;

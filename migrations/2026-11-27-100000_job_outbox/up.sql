@@ -5,7 +5,8 @@ CREATE TABLE job_outbox (
     id            UUID PRIMARY KEY,
     queue         TEXT NOT NULL,
     task          TEXT NOT NULL,
-    -- The user who owns the job. Without a foreign key: the purge of the jobs of a deactivated or deleted user deletes the row.
+    -- The user who owns the job. Without a foreign key: when a user is deactivated or deleted, the purge of the user's jobs
+    -- deletes the row.
     owner         BIGINT,
     -- The JSON that Redis gets. Text, because JSONB would not keep its bytes.
     envelope      TEXT NOT NULL,
@@ -14,7 +15,7 @@ CREATE TABLE job_outbox (
     created_at    TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
     -- When the claim of a relay ends. A relay is a task that enqueues jobs. Other relays skip the row until then.
     claimed_until TIMESTAMPTZ,
-    -- When a relay first tried to enqueue the job. From then on, the queue may have the job.
+    -- When a relay first claimed the row. From then on, the queue may have the job.
     tried_at      TIMESTAMPTZ,
     -- When the row was set aside, because the job cannot be enqueued or may already have run. No relay claims the row.
     set_aside_at  TIMESTAMPTZ

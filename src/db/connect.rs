@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together. The parameter
-/// `connect_timeout` replaces this limit. It is also the limit for a request that cancels a statement, without a replacement.
+/// `connect_timeout` replaces this limit, except for the requests that cancel a statement.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). It is short, so that a
 /// request has time for the third server if two do not answer.

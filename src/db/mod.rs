@@ -160,7 +160,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // A retry after a conflict does not extend this time limit.
+        // An attempt waits for a connection and then works. Retries after conflicts do not extend this time limit.
         let deadline = Instant::now() + 2 * timeout;
         let mut conflicts = Conflicts::default();
         loop {

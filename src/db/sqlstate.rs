@@ -193,7 +193,7 @@ fn message_bytes(header: &[u8; HEADER_BYTES]) -> usize {
 
 /// Puts the SQLSTATE of an ErrorResponse in front of its text. Each field of the message is a type and a string that ends with
 /// NUL (PostgreSQL documentation, "Error and Notice Message Fields"). Leaves out an internal statement, such as one of
-/// PL/pgSQL, and the position in it, because diesel would return this position as one in the statement of the client.
+/// PL/pgSQL, and the position in it, because diesel would return the position as one in the client's statement.
 fn with_sqlstate(message: &[u8]) -> Vec<u8> {
     let fields = || message[HEADER_BYTES..].split(|byte| *byte == 0).filter(|field| !field.is_empty());
     let Some(code) = fields().find_map(|field| field.strip_prefix(b"C")) else { return message.to_vec() };

@@ -57,7 +57,8 @@ impl<'a> Tx<'a> {
         self.effects.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
 
-    /// Records that this transaction deactivates or deletes a user, whose jobs are purged after the commit.
+    /// Records that this transaction deactivates or deletes a user, or schedules the deletion of the account. The jobs of the
+    /// user are purged after the commit.
     pub fn set_inactive(&self, user_id: i64) {
         self.effects.inactive_users.lock().unwrap_or_else(PoisonError::into_inner).push(user_id);
     }
@@ -83,7 +84,7 @@ impl Effects {
         std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Removes and returns the users whom the transaction has deactivated or deleted.
+    /// Removes and returns the users whom the transaction has deactivated, deleted or scheduled for deletion.
     pub fn take_inactive_users(&self) -> Vec<i64> {
         std::mem::take(&mut *self.inactive_users.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -50,10 +50,10 @@ diesel::joinable!(crate::schema::invitations -> crate::schema::users (invited_by
 diesel::joinable!(crate::schema::memberships -> crate::schema::organizations (org_id));
 diesel::joinable!(crate::schema::memberships -> crate::schema::users (user_id));
 
-/// Defines an enum that is stored as text.
+/// Defines an enum whose values are texts in SQL.
 ///
-/// The column has the type `text` and a CHECK, instead of a PostgreSQL enum type: clients cache the ids of enum types, and an
-/// id changes if its type is recreated.
+/// A column of the enum has the type `text` and a CHECK, instead of a PostgreSQL enum type: clients cache the ids of enum types,
+/// and an id changes if its type is recreated.
 macro_rules! text_enum {
     ($(#[$attribute:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$attribute])*

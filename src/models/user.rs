@@ -35,7 +35,8 @@ pub struct User {
     pub email_verified_at: Option<DateTime<Utc>>,
     /// The requested new address of the user, until the user confirms it with the link that was sent to this address.
     pub pending_email: Option<String>,
-    /// When the user last set a password. A rehash of the same password does not change it.
+    /// When the password was last set. Before a first change: when the account was created, or the column was added. A rehash of
+    /// the same password does not change this time.
     pub password_set_at: DateTime<Utc>,
     /// When the account is deleted, unless the user logs in or sets a password by a link before. `None` if no deletion is
     /// scheduled.
