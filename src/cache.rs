@@ -1,4 +1,4 @@
-//! A typed cache-aside in Redis, which all replicas share.
+//! A typed cache-aside in Redis, which all processes share.
 //!
 //! ```ignore
 //! let total: i64 = app.cache.get_or_load("users:total", Duration::from_secs(5), async || count(&app).await).await?;
@@ -22,8 +22,8 @@ use crate::{
 
 /// Time limit of a Redis command. When it ends, the cache loads the value instead of waiting for Redis.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(100);
-/// Maximum number of keys for which a process shares concurrent loads. Loads of further keys are not shared.
-const MAX_SHARED_LOADS: usize = 1_000;
+/// Capacity of [`Cache::loads`]. It limits only finished loads, which are removed at once; loads in progress do not count.
+const FINISHED_LOADS_CAPACITY: usize = 1_000;
 
 /// The cache; clones share it. Keys in Redis are `<prefix>:cache:<key>`.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ impl Cache {
             redis,
             breaker: CircuitBreaker::new(REDIS_TIMEOUT),
             prefix: format!("{prefix}:cache:").into(),
-            loads: Arc::new(Loads::new(MAX_SHARED_LOADS)),
+            loads: Arc::new(Loads::new(FINISHED_LOADS_CAPACITY)),
         }
     }
 
@@ -100,7 +100,8 @@ impl Cache {
         self.run_command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;
     }
 
-    /// Runs a Redis command. Returns `None` if Redis does not answer in time or answers with an error.
+    /// Runs a Redis command. Returns `None` if Redis does not answer in time or answers with an error, or if the circuit
+    /// breaker is open.
     async fn run_command<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
         self.redis.try_command(&command, &self.breaker).await.ok()
     }

@@ -1,5 +1,5 @@
-//! The Redis pool. The cache, the rate limits, the counters of attempts and the clients of the queue use it. Workers have
-//! their own connections.
+//! The Redis pool. The cache, the rate limits, the counters of attempts, the clients of the queue and the health checks use
+//! it. The fetches and heartbeats of workers have their own connections.
 //!
 //! Connections are multiplexed. A connection returns to the pool before its command is answered, so it carries the
 //! commands of many callers at the same time. The pool pings only connections that were idle. It discards connections that
@@ -32,17 +32,17 @@ use crate::{
 };
 
 const POOL_SIZE: u32 = 8;
-/// Time limit for opening a connection, or `REDIS_TIMEOUT_MS` if that is longer. A checkout waits for `REDIS_TIMEOUT_MS`
+/// Time limit of an attempt to connect, or `REDIS_TIMEOUT_MS` if that is longer. A checkout waits for `REDIS_TIMEOUT_MS`
 /// only; later checkouts can use the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum time to wait for the answer of a Sentinel or a node of a cluster, or a third of `REDIS_TIMEOUT_MS` if that is
-/// shorter. A server that does not answer delays the answers of the others by this time.
+/// shorter. A server that does not answer delays the answers of the others by this time at most.
 const MAX_ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two attempts at a command that the server refuses because of its role or state.
 const FAILOVER_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// A connection that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
-/// Idle time before the first TCP keepalive probe. Without probes, firewalls silently drop idle connections. Probes also
+/// Idle time before the first TCP keepalive probe. Without probes, firewalls may silently drop idle connections. Probes also
 /// detect an unreachable server.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Time between two TCP keepalive probes.
@@ -112,7 +112,8 @@ impl RedisPool {
     /// Writes `key` with a TTL, to check that Redis accepts writes. Waits at most a third of `REDIS_TIMEOUT_MS`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer in time, or refuses the write because it is full or read-only.
+    /// [`Error::Unavailable`] if Redis does not answer in time, or refuses the write, for example because it is full or
+    /// read-only.
     pub async fn probe(&self, key: &str) -> Result<()> {
         let probe = Cmd::pset_ex(key, "", PROBE_TTL_MS);
         let answer: RedisResult<()> = probe.query_async(&mut self.within(self.breaker.timeout)).await;
@@ -282,7 +283,7 @@ struct Connection {
     /// [`RedisServers::changes`] when the connection was opened.
     primary_changes: u64,
     last_used: Instant,
-    /// Whether a ping is in progress or was interrupted.
+    /// Whether a ping is in progress, was interrupted or has failed.
     is_pinged: bool,
 }
 

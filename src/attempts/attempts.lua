@@ -2,18 +2,19 @@
 -- Counts failed attempts, and returns how long the next attempt has to wait. The flag `allow-oom` lets the
 -- script run when Redis is out of memory. Without the flag, a client could stop the counting by filling Redis.
 --
--- KEYS: one set of counters per rule. A set has WAYS entries, each a hash with the fields `id` (of the
--- counter), `count` (failures), `until` (end of the wait) and `expires` (end of the entry). Both times are Unix
--- times in seconds. A new counter replaces the entry with the fewest failures, so the number of keys is bounded.
--- Entries have no time to live, so that the eviction policies `volatile-*` do not evict them; the field `expires`
--- replaces it.
--- ARGV[1]: the operation. Then four arguments per key: id of the counter, attempts before the first wait,
--- longest wait in seconds, and seconds from the last failure to the expiry of the entry.
+-- KEYS: for each counter, the set that holds it. A set has at most WAYS entries, with the keys `<set>:1` to `<set>:<WAYS>`.
+-- An entry is a hash with the fields `id` (of the counter), `count` (failures), `until` (end of the wait) and `expires` (end
+-- of the entry). Both times are Unix times in seconds. In a full set, a new counter replaces the entry with the fewest
+-- failures, so the number of keys is bounded. Entries have no time to live, so that the eviction policies `volatile-*` do not
+-- evict them; the field `expires` replaces the time to live.
+-- ARGV[1]: the operation. Then four arguments per counter: its id, attempts before the first wait, longest wait in seconds,
+-- and seconds from the last failure to the expiry of the entry.
 -- `check`: only returns the wait.
 -- `acquire`: counts the attempt as failed if it is allowed.
--- `fail`: counts a failure. After the free attempts, each failure doubles the wait up to the longest.
+-- `fail`: counts a failure. The last free attempt sets a wait of a second, and each further failure doubles the wait up to the
+-- longest.
 -- `reset`: deletes the counters.
--- Returns the seconds to wait, and the number of the key with the longest wait, counted from 1. Both are 0 if an attempt is
+-- Returns the seconds to wait, and the number of the counter with the longest wait, counted from 1. Both are 0 if an attempt is
 -- allowed, and for `fail` and `reset`.
 local WAYS = 4
 local now = redis.call('TIME')

@@ -18,7 +18,8 @@ pub(super) struct LocalCounters {
     started_at: Instant,
 }
 
-/// The state of a counter. Times are in seconds since the table was created. An entry that is not in use has no failures.
+/// The state of a counter. Times are in seconds since the table was created. An entry is not in use if it has no failures, or
+/// has expired.
 #[derive(Clone, Copy, Default)]
 struct Entry {
     id: u64,

@@ -1,7 +1,7 @@
 //! Counters of attempts, such as failed logins and requested mails: in Redis for all replicas, and in each
 //! process as a fallback.
 //!
-//! Redis and each process hold a fixed number of counters, so clients cannot fill memory by failing often. Counters are
+//! The number of counters in Redis and in each process is limited, so clients cannot fill memory by failing often. Counters are
 //! stored in sets. In a full set, a new counter replaces the counter with the fewest failures. `SECRET_KEY` decides which
 //! counters share a set, so a client cannot choose the counter that is replaced.
 
@@ -20,7 +20,7 @@ use crate::{error::Result, redis_pool::RedisPool};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("attempts.lua")));
 
-/// Number of sets for each rule in Redis. A set has four counters.
+/// Number of sets for each rule in Redis. A set has at most four counters.
 const SETS: u16 = 4_096;
 
 /// A rate limit: how many attempts are free, and how long to wait after more failures.
@@ -29,7 +29,7 @@ pub struct Rule {
     pub name: &'static str,
     /// Attempts before the first wait.
     pub free_attempts: u32,
-    /// As `free_attempts`, while Redis is unavailable and each process counts by itself.
+    /// As `free_attempts`, for the counters of a process: while Redis is unavailable, and in [`Attempts::wait_locally`].
     pub free_attempts_without_redis: u32,
     /// The longest wait. The first wait is a second, and each further failure doubles the wait.
     pub max_wait_seconds: u32,
@@ -115,8 +115,8 @@ impl Attempts {
     /// As [`Self::run`], but also returns the rule with the longest wait. Returns `None` if an attempt is allowed, and for
     /// [`Operation::Fail`] and [`Operation::Reset`].
     ///
-    /// The process also counts while Redis works, so that its own counters are right when Redis fails. The own counters
-    /// decide only while Redis fails, because another replica may have reset the counters in Redis.
+    /// The process also counts while Redis works, so that its own counters contain its recent failures when Redis fails. They
+    /// decide only while Redis fails, because another process may have reset the counters in Redis.
     pub async fn wait(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
         let local = self.wait_locally(operation, counters);
         match self.run_script(operation, counters).await {

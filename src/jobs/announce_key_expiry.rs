@@ -8,7 +8,7 @@ use crate::{
     services::api_key_notices::announce_expiries,
 };
 
-/// Sends one notice about each API key that expires within a week. Runs hourly.
+/// Sends the notices about API keys that expire within a week, once for each expiry. Runs hourly.
 #[derive(Serialize, Deserialize)]
 pub struct AnnounceKeyExpiry {}
 

@@ -7,11 +7,11 @@ use crate::{
     queue::{EnqueueBy, Job},
 };
 
-/// Maximum total size of the keys in the result. Redis keeps the result in memory for an hour, so a larger result belongs in
-/// a table.
+/// Maximum total size of the keys in the result. Redis keeps the result in memory for up to an hour, so a larger result belongs
+/// in a table.
 const MAX_KEY_BYTES: usize = 8 * 1024;
 
-/// Counts the values of a document. An example of a job with structured arguments.
+/// Counts the values of a document, and returns its first keys. An example of a job with structured arguments.
 #[derive(Serialize, Deserialize)]
 pub struct ProcessData {
     pub data: Map<String, Value>,

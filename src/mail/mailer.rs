@@ -46,7 +46,8 @@ pub struct Mail<'a> {
     pub to: &'a str,
     pub subject: &'a str,
     pub text: &'a str,
-    /// The same text as HTML. A mail reader shows the richest version that it supports.
+    /// The same text as HTML, or `None` for a mail with plain text only. A mail reader shows the richest version that it
+    /// supports.
     pub html: Option<&'a str>,
 }
 
@@ -80,10 +81,10 @@ impl Mailer {
         })
     }
 
-    /// Returns the link to a page with a token, for a mail.
+    /// Returns a link for a mail: the address of the page `page`, with `token` in the fragment.
     ///
-    /// The token is in the fragment. Browsers do not send the fragment, so no server logs the token. The host of the
-    /// link comes from a setting, never from the `Host` header of a request (OWASP, Host header injection).
+    /// Browsers do not send the fragment of an address, so access logs do not contain the token. The host of the link comes
+    /// from a setting, never from the `Host` header of a request (OWASP, Host header injection).
     pub fn link(&self, page: &str, token: &str) -> String {
         let base = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
         match &self.frontend_url {
@@ -106,7 +107,8 @@ impl Mailer {
     ///
     /// # Errors
     /// [`SendError::NoServer`] if `SMTP_URL` is not set and `DEBUG` is off; [`SendError::Refused`] if the address of the
-    /// recipient is invalid or the server permanently refuses the mail; another error if a later attempt may succeed.
+    /// recipient is invalid, or the server permanently refuses the mail or lacks an extension that the mail needs;
+    /// [`SendError::Unavailable`] for other errors of SMTP; [`SendError::Failed`] if the mail cannot be formatted or captured.
     pub async fn send(&self, mail: &Mail<'_>) -> Result<Sent, SendError> {
         let message = self.message(mail)?;
         match &self.transport {
@@ -158,8 +160,8 @@ fn with_lf_endings(text: &str) -> String {
 }
 
 /// Writes a mail to a file. The file becomes visible only when it is complete, because `/dev/mail` may read it at any
-/// time. Only the user account that runs this process can read the file and the created directories, because a link in a
-/// mail can set a password.
+/// time. The file and the created directories have the modes 0600 and 0700, which keep out other unprivileged users of the
+/// machine, because a link in a mail can set a password.
 async fn write_file(dir: &Path, id: &str, mail: &[u8]) -> io::Result<PathBuf> {
     tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?;
     let file = dir.join(format!("{id}.eml"));

@@ -3,7 +3,8 @@
 //! | file | concern |
 //! |---|---|
 //! | `mailer` | sends a mail by SMTP, or writes it to a file in development |
-//! | `smtp` | the SMTP client: which errors are permanent, and when a password may be sent |
+//! | `smtp` | the SMTP client: which errors are permanent, and when the connection is encrypted |
+//! | `send_error` | why a mail was not sent |
 //! | `messages/link` | the mails to accounts with a single-use link: one static each |
 //! | `messages/invitation` | the invitation to an organization |
 //! | `messages/notice` | the mails about an event of an account or organization: one variant each |
@@ -30,9 +31,9 @@
 //! user has entered, also an arm in `notice/unverified.rs`. Then
 //! `OutboxMessage::notice(&user, Notice::YourVariant).send(tx)` enqueues the mail.
 //!
-//! Workers of an earlier release cannot parse a message of a new kind, so its job would fail permanently there.
-//! `OutboxMessage::send` therefore enqueues each kind that release 0.1.0 does not know under another job name. Those
-//! workers leave a job whose name they do not know to newer workers.
+//! Workers of release 0.1.0 cannot parse a kind of message that this release does not have, so the job of the message would
+//! fail permanently there. `OutboxMessage::send` therefore enqueues messages of these kinds under another job name. Workers
+//! leave a job whose name they do not know to newer workers.
 
 mod mailer;
 mod messages;

@@ -7,10 +7,11 @@ pub enum SendError {
     /// There is no `SMTP_URL`, and `DEBUG` is off.
     #[error("No mail server is configured; set SMTP_URL")]
     NoServer,
-    /// The mail cannot be delivered. Another attempt would fail too.
+    /// The mail cannot be delivered: the address is invalid, the server refuses the mail permanently, or the server lacks an
+    /// extension that the mail needs. The same attempt would fail again.
     #[error("The mail cannot be delivered: {0}")]
     Refused(String),
-    /// The server does not answer, refuses the connection, refuses the mail temporarily, or refuses the settings. Another
+    /// The server does not answer, refuses the connection, refuses the mail temporarily, or refuses the settings. A later
     /// attempt may succeed.
     #[error("Mail server is unavailable")]
     Unavailable(#[source] BoxError),
@@ -20,7 +21,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Returns whether the server refuses this mail, so that another attempt would fail too. Other errors may end when the
+    /// Returns whether the error is [`Self::Refused`], so that callers do not try again. Most of the other errors end when the
     /// server or the settings change.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Refused(_))

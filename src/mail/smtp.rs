@@ -267,7 +267,7 @@ async fn run<T>(step: Step, work: impl Future<Output = Result<T, SmtpError>>) ->
 impl Step {
     /// Converts an error that lettre has returned in this step.
     fn failure(self, error: &SmtpError) -> SendError {
-        // The error contains the text of a malformed reply. See below for what the text may quote.
+        // The error contains the text of a malformed reply. In these steps, the text may quote a secret, as explained below.
         if error.is_response() && matches!(self, Self::Auth | Self::Content) {
             return unavailable(format!("{self}: the reply is malformed"));
         }

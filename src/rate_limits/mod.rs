@@ -53,7 +53,7 @@ use crate::{
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
 
-/// Time between the first allowed request since the last settlement and the next settlement.
+/// Time between the first allowed request since the last settlement began and the next settlement.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
 /// As [`SETTLE_INTERVAL`], after a settlement has failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ impl RateLimits {
         decision
     }
 
-    /// Settles the buckets while the process runs. Never returns. The task sleeps while no request arrives.
+    /// Settles the buckets while the process runs. Never returns. The task sleeps while no request is allowed.
     pub async fn settle_regularly(&self) {
         let mut failed = false;
         loop {

@@ -20,8 +20,9 @@ type Set = [Bucket; WAYS];
 /// A set-associative table of buckets. Its size is fixed.
 ///
 /// In a full set, a new subject replaces the bucket that is full again first. So requests of many callers cannot remove the
-/// bucket of a caller who has sent more requests. A hash with a random key of the process decides which subjects share a
-/// set, so a client cannot choose the bucket that its requests replace.
+/// bucket of a caller who has used a larger part of the quota. Requests of a replaced bucket that were not reported yet are
+/// never reported. A hash with a random key of the process decides which subjects share a set, so a client cannot choose the
+/// bucket that its requests replace.
 pub(super) struct Table {
     sets: Box<[Mutex<Set>]>,
     hasher: RandomState,
@@ -119,7 +120,7 @@ mod tests {
     }
 
     /// An attacker with many networks fills the table. A new subject replaces the bucket of a user only if all other buckets of
-    /// the set have as many requests.
+    /// the set have at least as many requests.
     #[test]
     fn many_callers_do_not_remove_the_bucket_of_a_caller_with_more_requests() {
         let table = Table::new();

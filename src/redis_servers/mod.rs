@@ -47,9 +47,9 @@ struct Inner {
     ask_timeout: Duration,
     /// Whether the thread that looks for the primary is running.
     is_watched: AtomicBool,
-    /// Makes that thread ask at once, instead of after its interval.
+    /// Wakes that thread, so that it asks before its interval ends.
     ask_now: Arc<Notify>,
-    /// The result of the last round of questions to all Sentinels or nodes.
+    /// The result of the questions to all Sentinels or nodes so far.
     found: watch::Sender<Found>,
     /// [`Found::changes`], for tasks that wait for the next change.
     changes: watch::Sender<u64>,
@@ -59,14 +59,14 @@ struct Inner {
 struct Found {
     /// The last known primary. `None` until a Sentinel or node has answered.
     primary: Option<Primary>,
-    /// How often the primary has changed. The first primary counts as a change.
+    /// How often the primary or its address has changed. The first primary counts as a change.
     changes: u64,
-    /// Why no Sentinel and no node answered the last question. `None` if one of them answered.
+    /// Why no Sentinel and no node answered the last question. `None` if one of them answered, or none was asked yet.
     error: Option<RedisError>,
 }
 
 impl RedisServers {
-    /// Creates the value without connecting. `key_prefix` determines the slot in a cluster. `ask_timeout` limits how long one
+    /// Creates the servers without connecting. `key_prefix` determines the slot in a cluster. `ask_timeout` limits how long one
     /// Sentinel or node may take to answer; all are asked at the same time.
     pub fn new(endpoints: RedisEndpoints, key_prefix: &str, ask_timeout: Duration) -> Self {
         let question = match &endpoints.topology {
@@ -94,8 +94,8 @@ impl RedisServers {
     /// the connection fail if they are not answered within `response_timeout`.
     ///
     /// # Errors
-    /// If the primary is not known or does not answer. Also if `REDIS_URL` does not fit the servers: then the message says how
-    /// to correct `REDIS_URL`.
+    /// If the primary is not known or does not answer, or the thread that looks for the primary cannot be started. Also if
+    /// `REDIS_URL` does not fit the servers: then the message says how to correct `REDIS_URL`.
     pub async fn connect(
         &self,
         connect_timeout: Duration,
@@ -139,8 +139,8 @@ impl RedisServers {
         self.0.endpoints.topology != RedisTopology::Single || self.0.is_watched.load(Ordering::Acquire)
     }
 
-    /// Returns how often the primary has changed. A connection from before the last change must not be used. The number stays 0
-    /// for a single server that is not part of a cluster.
+    /// Returns how often the primary or its address has changed. A connection from before the last change must not be used. The
+    /// number stays 0 for a single server that is not part of a cluster.
     pub fn changes(&self) -> u64 {
         *self.0.changes.borrow()
     }
@@ -158,7 +158,8 @@ impl RedisServers {
     /// Awaits an answer of a connection that was opened when [`Self::changes`] was `opened_at`.
     ///
     /// # Errors
-    /// If another server becomes the primary meanwhile, because the old one may never answer. Otherwise, the error of `answer`.
+    /// If another server has become the primary since then, because the old primary may never answer. The error of `answer`
+    /// otherwise.
     pub async fn before_change<T>(
         &self,
         opened_at: u64,
@@ -215,7 +216,7 @@ impl RedisServers {
     async fn ask(&self) -> RedisResult<(ConnectionAddr, u64)> {
         let mut found = self.0.found.subscribe();
         self.0.ask_now.notify_one();
-        // Long enough for the answers to questions that are already sent, and for the answers to the next questions.
+        // Longer than a pause of the thread and the next round of questions together.
         let _ = timeout(3 * self.0.ask_timeout, found.changed()).await;
         self.primary().ok_or_else(|| {
             let error = self.0.found.borrow().error.clone();
@@ -229,7 +230,7 @@ impl RedisServers {
         found.primary.as_ref().map(|primary| (primary.address.clone(), found.changes))
     }
 
-    /// Connects to a server, and asks what it is.
+    /// Connects to a server, and asks for its kind and its role.
     async fn open(
         &self,
         address: &ConnectionAddr,

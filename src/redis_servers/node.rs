@@ -42,7 +42,8 @@ pub(super) struct Answer {
     pub(super) announced: ConnectionAddr,
     /// The address at which the asked node was reached, if it is the primary itself.
     pub(super) reached: Option<ConnectionAddr>,
-    /// In a cluster, the primary, the replicas that can replace it, and the other primaries, which elect one of them.
+    /// In a cluster, the primary, the replicas that can replace the primary, and the other primaries, which elect one of the
+    /// replicas. Empty in the answer of a Sentinel.
     pub(super) nodes: Vec<ConnectionAddr>,
 }
 
@@ -68,7 +69,7 @@ impl Node {
     /// If there is no answer within `limit`, or the server answers with an error. If `REDIS_URL` is the cause, the message says
     /// how to correct it.
     pub(super) async fn ask(&mut self, question: &Question, limit: Duration) -> RedisResult<Answer> {
-        // If the answer fails or is late, the connection is dropped, and the next question opens a new one.
+        // If the exchange fails or is late, no connection is kept, and the next question opens a new one.
         let kept = self.connection.take();
         let late = |_| timed_out(format!("no answer from {} in time", self.info.addr()));
         let (connection, answer) = timeout(limit, self.exchange(kept, question)).await.map_err(late)??;
@@ -226,8 +227,8 @@ fn is_unknown_command(error: &RedisError) -> bool {
     error.detail().is_some_and(|text| text.contains("unknown command"))
 }
 
-/// Returns the slot of a key: CRC16 (XMODEM) of its hash tag modulo 16384 (Redis Cluster specification, "Key distribution
-/// model").
+/// Returns the slot of a key: CRC16 (XMODEM) of its hash tag, or of the whole key without a hash tag, modulo 16384 (Redis
+/// Cluster specification, "Key distribution model").
 pub(super) fn key_slot(key: &str) -> u16 {
     let crc = hash_tag(key).unwrap_or(key).bytes().fold(0_u16, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {

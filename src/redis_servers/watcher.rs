@@ -19,7 +19,7 @@ use super::{
     node::{Answer, Node, Primary, Question},
 };
 
-/// Time that the thread waits after [`MIN_PAUSE`], unless a failed connection wakes it.
+/// Time that the thread waits after [`MIN_PAUSE`], unless [`Inner::ask_now`] wakes it.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// Minimum pause between two rounds of questions, also after failed connections.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -111,7 +111,8 @@ impl Inner {
 /// Returns the server that most voters name, or `None` without answers. In a tie, the present primary wins.
 ///
 /// During a partition of the network, some Sentinels or nodes do not know the last failover yet, so the majority decides.
-/// Replicas do not elect, so they have a vote only if no primary answers. A server that is asked at two addresses has one vote.
+/// Replicas do not elect, so they have a vote only if no primary answers. A node that reports its id and is asked at two
+/// addresses has one vote.
 fn elect(answers: &[Answer], present: Option<&Primary>) -> Option<Primary> {
     let has_electors = answers.iter().any(|answer| answer.elects);
     let votes = |id: &str| {

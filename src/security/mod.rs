@@ -1,4 +1,4 @@
-//! Password hashing, tokens, encryption of stored secrets, and keyed hashes for logs.
+//! Password hashing, tokens, API keys, encryption of stored secrets, hashes of byte strings, and keyed hashes for logs.
 
 pub mod api_key;
 mod digest;

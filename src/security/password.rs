@@ -1,7 +1,8 @@
 //! Password hashing with bcrypt on its own low-priority threads.
 //!
-//! A hash takes a core for a quarter of a second, and a client without an account can cause hashes. So each kind of caller, a
-//! [`HashFor`], has a share of the threads: many callers of one kind cannot take the threads of the other kinds.
+//! With the default cost, a hash takes a core for about a quarter of a second, and a client without an account can cause
+//! hashes. So each kind of caller, a [`HashFor`], has a share of the threads: many callers of one kind cannot take the
+//! threads of the other kinds.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -64,8 +65,8 @@ struct Share {
 
 impl Share {
     /// Creates a share. All shares together have more permits than the machine has cores, so the kernel divides the CPU
-    /// time among the running hashes. While logins and registrations use all their permits, known callers get at least
-    /// half of the CPU time (a third with one core).
+    /// time among the running hashes. If all permits are in use, known callers get at least half of the CPU time of the hashing
+    /// threads (a third with one core).
     fn new(caller: HashFor, cores: usize) -> Self {
         let size = match caller {
             HashFor::Known => cores,
@@ -85,6 +86,9 @@ pub struct Passwords {
 
 impl Passwords {
     /// Starts the hashing threads. `cost` is the work factor of bcrypt, the base-2 logarithm of its rounds.
+    ///
+    /// # Panics
+    /// If the system cannot start a thread.
     pub fn new(cost: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shares = HashFor::ALL.map(|caller| Share::new(caller, cores));
@@ -126,7 +130,7 @@ impl Passwords {
         &self.shares[caller as usize]
     }
 
-    /// Returns whether the cost of a hash is below the current cost. Returns false for a malformed hash.
+    /// Returns whether the cost of a hash is below the current cost. Returns false if the hash states no cost.
     pub fn is_outdated(&self, hash: &str) -> bool {
         cost_of(hash).is_some_and(|cost| cost < self.cost)
     }
@@ -181,7 +185,7 @@ fn run_hashing_thread(queue: &Mutex<mpsc::Receiver<Work>>) {
     }
 }
 
-/// Returns the cost of a bcrypt hash, such as 12 for `$2b$12$…`, or `None` for a malformed hash.
+/// Returns the cost of a bcrypt hash, such as 12 for `$2b$12$…`, or `None` if the text states no cost.
 fn cost_of(hash: &str) -> Option<u32> {
     hash.split('$').nth(2)?.parse().ok()
 }

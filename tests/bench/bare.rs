@@ -177,7 +177,7 @@ pub fn own_cpu_seconds() -> f64 {
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
 }
 
-/// Describes the server: its version and persistence.
+/// Describes the server: its version, persistence and I/O threads.
 pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
     let info = read_info(conn, "server").await?;
     let mut text = match info_field(&info, "valkey_version") {

@@ -50,7 +50,7 @@ impl Rounds {
         self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// Returns the ratio of the median to that of the baseline.
+    /// Returns the ratio of the median to the median of the baseline.
     pub fn ratio_to(&self, baseline: &Self) -> f64 {
         self.median() / baseline.median()
     }

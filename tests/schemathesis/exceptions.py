@@ -22,7 +22,8 @@ def is_refusal(failure, status):
 
 
 def refused_by_state(failure, case, response, problem):
-    """The document describes the form of a request. It cannot say which passwords, links, addresses and entity tags are right."""
+    """The document describes the form of a request. It cannot say which passwords, links, codes, addresses, invitations,
+    entity tags and idempotency keys are right."""
     codes = {
         400: {"wrong_password", "invalid_link", "invalid_code", "email_taken", "invitation_invalid", "invitation_expired"},
         412: {"precondition_failed"},

@@ -39,7 +39,7 @@ def before_load_schema(context, raw_schema):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Sends each request from another client network, so that the limits of attempts do not refuse all of them."""
+    """Sends each request from a random client network, so that the limits of attempts do not refuse most requests."""
     case.headers["X-Forwarded-For"] = ".".join(str(RANDOM.randrange(1, 255)) for _ in range(4))
 
 

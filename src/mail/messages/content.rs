@@ -16,7 +16,8 @@ pub struct RenderedEmail {
 /// The content of a message, from which both the text version and the HTML version are rendered.
 pub(super) struct EmailContent<'a> {
     pub(super) subject: String,
-    /// The name in the greeting, or `None` for a greeting without a name. A name that contains a link is omitted, too.
+    /// The name in the greeting, or `None` for a greeting without a name. A name that [`printable_name`] refuses is omitted,
+    /// too.
     pub(super) name: Option<&'a str>,
     pub(super) paragraphs: Vec<String>,
     pub(super) button: Option<Button<'a>>,
@@ -64,16 +65,16 @@ impl EmailContent<'_> {
     }
 }
 
-/// Returns the name in one line of at most [`MAX_NAME_CHARS`] characters, or `None` if the name is empty or contains a
-/// link.
+/// Returns the name in one line of at most [`MAX_NAME_CHARS`] characters. Returns `None` if the name is empty or looks like a
+/// link: it contains a slash, a backslash, `www.` or a domain.
 ///
-/// Users choose names, and can have mails with these names sent to strangers: by registering with the address of another
-/// person, or by an invitation to an organization. So names with links would allow spam.
+/// Users choose their name and the names of their organizations. An invitation to an organization sends these names to a
+/// stranger, so names with links would allow spam.
 pub(super) fn printable_name(name: &str) -> Option<String> {
     let line = one_line(name, usize::MAX);
     let lower = line.to_lowercase();
-    // Mail readers turn bare domains into links. A domain has at least two letters directly after a dot. "J. Smith" and
-    // "J.R. Smith" have at most one.
+    // Mail readers turn bare domains into links. A domain has at least two letters or digits directly after a dot. "J. Smith"
+    // and "J.R. Smith" have at most one.
     let is_domain_end = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric()).count() >= 2;
     let has_link =
         lower.contains(['/', '\\']) || lower.contains("www.") || lower.split('.').skip(1).any(is_domain_end);
@@ -81,8 +82,8 @@ pub(super) fn printable_name(name: &str) -> Option<String> {
     (!has_link && !name.is_empty()).then_some(name)
 }
 
-/// Returns the text in one line of at most `max_chars` characters. Replaces control characters and each run of white space
-/// by one space. Removes marks that change the writing direction.
+/// Returns the text in one line of at most `max_chars` characters. Replaces each run of control characters and white space
+/// by one space, and removes it at both ends. Removes marks that change the writing direction, except U+061C.
 pub(super) fn one_line(text: &str, max_chars: usize) -> String {
     let is_direction_mark =
         |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -10,12 +10,12 @@ pub const PAGE: &str = "invitation";
 
 /// Invites a person to an organization. The person may have no account yet.
 ///
-/// The recipient may be a stranger to the inviter, so a name that contains a link is
-/// replaced by "an organization" or "A member".
+/// The recipient may be a stranger to the inviter, so a name that looks like a link is replaced by "an organization" or "A
+/// member".
 #[derive(Debug)]
 pub struct OrgInvitation<'a> {
-    /// The name of the organization. `None` if the inviter's address is not verified: such an inviter must not send
-    /// text to strangers.
+    /// The name of the organization. `None` if the inviter's address is not verified: an inviter without a verified address must
+    /// not send text to strangers.
     pub organization: Option<&'a str>,
     /// The name of the inviter. `None` if the inviter has no name or no verified address.
     pub inviter: Option<&'a str>,

@@ -79,8 +79,8 @@ impl Fault {
         }
     }
 
-    /// Injects the fault. Returns when the cause of the fault has ended: for example, when the killed server runs
-    /// again.
+    /// Injects the fault. Returns when the cause of the fault has ended: for example, when the killed server runs again, or
+    /// another server has become the primary.
     pub async fn inject(self, stack: &mut Stack) -> Result<()> {
         match self {
             Self::WorkerKilled => stack.replace_worker().await,
@@ -118,8 +118,8 @@ impl Fault {
     }
 }
 
-/// Limits the memory of Redis, and pauses the queue until its jobs have filled Redis. The limit stays in effect
-/// afterwards, so that only workers and the scheduler free memory.
+/// Limits the memory of Redis, and pauses the queue for [`QUEUE_PAUSE`], in which its jobs fill Redis. The limit stays in
+/// effect afterwards, so that only workers and the scheduler free memory.
 async fn fill_redis(stack: &Stack) -> Result<()> {
     let redis = stack.redis.primary();
     stack.run(&["queue", "pause", "default"]).await?;

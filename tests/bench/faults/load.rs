@@ -17,7 +17,8 @@ use crate::http::{
 
 /// Time between two requests of the same kind.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Time limit of a request. The time limits of the server are shorter, so the server answers before, at least with an error.
+/// Time limit of a request. The time limits of the server are shorter, so a running server answers earlier, at least with an
+/// error.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The job of every tenth user takes a second, so that some jobs are always running. The other jobs end at once.
 const LONG_JOB_EVERY: usize = 10;
@@ -44,9 +45,9 @@ pub struct Samples {
     pub enqueues: Vec<Sample>,
     pub reads: Vec<Sample>,
     pub begun: Instant,
-    /// When the last request was sent.
+    /// When the load stopped sending requests.
     pub ended: Instant,
-    /// The same moment as `ended`, by the clock of the logs.
+    /// The same moment as `ended` by the system clock, which log lines use.
     pub ended_at: DateTime<Utc>,
 }
 

@@ -12,7 +12,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(15);
 /// Polls `ask` until it returns a value, and returns the value. `what` describes the awaited condition in the error.
 ///
 /// # Errors
-/// If `ask` returns `None` for a minute.
+/// If `ask` returns `None` for longer than a minute.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> Result<T> {
     let begun = Instant::now();
     loop {

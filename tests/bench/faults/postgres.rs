@@ -119,7 +119,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// Suspends all processes of the server until the returned value is dropped. Connections stay open.
+    /// Suspends the main process and all processes in `pg_stat_activity` until the returned value is dropped. Connections stay
+    /// open.
     pub async fn freeze(&self) -> Result<Frozen> {
         let mut frozen = Frozen::default();
         // The main process is frozen first, so that it starts no more processes.

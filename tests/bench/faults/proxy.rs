@@ -30,8 +30,8 @@ impl Proxy {
         Ok(Self { port, is_cut })
     }
 
-    /// Cuts or restores the network. Open connections stay open, as when packets are lost. The proxy holds data back while
-    /// the network is cut, and delivers the data when the network is restored.
+    /// Cuts or restores the network. Open connections stay open, as when packets are lost, and new ones are accepted. The proxy
+    /// holds data back while the network is cut, and delivers the data when the network is restored.
     pub fn set_cut(&self, is_cut: bool) {
         self.is_cut.send_replace(is_cut);
     }

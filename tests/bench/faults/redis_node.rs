@@ -22,7 +22,7 @@ pub struct Node {
     args: Vec<String>,
 }
 
-/// Returns free ports. All listeners stay open until the end, so that the ports differ.
+/// Returns free ports. All listeners stay open until all ports are chosen, so that the ports differ.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;

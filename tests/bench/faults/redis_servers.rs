@@ -170,7 +170,7 @@ impl RedisServers {
     }
 }
 
-/// Returns whether a Sentinel knows all other Sentinels, and whether all replicas can be promoted.
+/// Returns whether a Sentinel knows all other Sentinels and all replicas, and all replicas are connected to the primary.
 async fn knows_all(sentinel: &Node) -> bool {
     let others = sentinel.command::<Vec<redis::Value>>(&["SENTINEL", "SENTINELS", MASTER_NAME]).await;
     let replicas =

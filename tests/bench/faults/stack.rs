@@ -26,7 +26,7 @@ use crate::{
 /// and the session for a shorter time, so it reads them from PostgreSQL again.
 const USERS: usize = 200;
 const WORKERS: usize = 2;
-/// The log of a worker has a line for each start and each end of a job.
+/// With these levels, the log of a worker has a line for each start and each end of a job.
 const WORKER_LOG_LEVEL: &str = "warn,saas::queue=debug";
 /// How long to wait until all jobs have ended. This is longer than the lease of a worker plus the backoff of a job.
 const JOBS_TIMEOUT: Duration = Duration::from_secs(90);
@@ -39,7 +39,7 @@ pub struct Stack {
     workers: Vec<Running>,
     /// The number of workers that have been started.
     started_workers: usize,
-    /// The proxy before the server whose network the fault cuts.
+    /// The proxy before the server whose network the fault cuts. `None` if the fault cuts no network.
     pub network: Option<Proxy>,
     pub redis: RedisServers,
     pub postgres: Postgres,

@@ -32,8 +32,8 @@ const READ_SQL: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN user
                     WHERE sessions.id = :session LIMIT 1;\n";
 /// The query that reads a product.
 const PRODUCT_SQL: &str = "SELECT products.* FROM products WHERE org_id = :org AND id = :id LIMIT 1;\n";
-/// The statements before the query that reads a product: they begin a transaction in the role and the organization of the
-/// caller. `saas` sends them in one pipeline with the query, so pgbench does too.
+/// The statements before the query that reads a product: they begin a transaction in the role `saas_tenant` and in the
+/// organization of the caller. `saas` sends them in one pipeline with the query, so pgbench does too.
 const ENTER_SQL: &str = "\\startpipeline\nBEGIN ISOLATION LEVEL READ COMMITTED;\nSET LOCAL statement_timeout = 30000;\n\
                     SET LOCAL ROLE saas_tenant;\nSELECT set_config('app.org_id', :org::text, true);\n";
 const LEAVE_SQL: &str = "\\endpipeline\nCOMMIT;\n";
@@ -54,7 +54,7 @@ impl Endpoint for BareEndpoint {
 
 /// Serves the bare handler until standard input closes, which happens when the parent process ends.
 pub fn serve_bare() -> Result<()> {
-    // The same runtime as that of `saas`.
+    // The same runtime as in `saas`.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

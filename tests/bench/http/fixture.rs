@@ -27,7 +27,7 @@ use super::{
 
 pub const API: &str = "/api/v1";
 pub const HEALTH: &str = "/api/v1/health";
-/// The password of all users.
+/// The password of the admin, and of all users except those of [`Fixture::add_crowd`], who have none.
 pub const PASSWORD: &str = "a password of ours";
 pub const ADMIN: &str = "admin@example.com";
 pub const USERS: usize = 20_000;
@@ -138,7 +138,7 @@ impl Fixture {
         Ok(server)
     }
 
-    /// Starts a third `saas serve`, with rate limits that no load exceeds.
+    /// Starts a third `saas serve`, with rate limits. No load exceeds the limit of reads.
     pub async fn serve_limited(&self) -> Result<Running> {
         let mut command = self.saas(&["serve", "--port", &self.limited_port.to_string()]);
         command.env("RATE_LIMITS", "true").env("RATE_LIMIT_READ_PER_MINUTE", "1000000");

@@ -158,7 +158,7 @@ struct Bench<'a> {
     seconds: u64,
     health: Load,
     me: Load,
-    /// Requests to `/users/me` of all users, so many that the server has no recent copies of their sessions.
+    /// Requests to `/users/me` of all users. With so many users, the server has no recent copies of their sessions.
     uncached: Load,
     list: Load,
     /// The ids of an organization and of one of its products.

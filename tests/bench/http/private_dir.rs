@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use uuid::Uuid;
 
-/// A directory that only this account can read. It is deleted on drop.
+/// A directory with the mode 0700, which keeps out other unprivileged users. It is deleted on drop.
 pub struct PrivateDir(PathBuf);
 
 impl PrivateDir {

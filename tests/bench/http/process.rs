@@ -110,7 +110,7 @@ impl Running {
     /// Sends SIGTERM and waits for the exit. Returns the duration of the shutdown in milliseconds.
     ///
     /// # Errors
-    /// If the exit code is not 0.
+    /// If the exit code is not 0, or the process does not exit within a minute.
     pub async fn terminate(mut self) -> Result<f64> {
         let begun = Instant::now();
         let mut kill = command("/bin/sh");

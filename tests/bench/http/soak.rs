@@ -1,5 +1,5 @@
 //! Mixed load over a long time, at a limited rate. Targets: memory grows by at most a tenth after the first minute, no
-//! request and no job fails, and the logs have no errors.
+//! request and no job fails, no job is left at the end, and the logs have no errors.
 
 use std::time::Duration;
 

@@ -28,7 +28,7 @@ const LOAD_BEFORE_STOP: Duration = Duration::from_secs(2);
 pub struct Outcome {
     /// Requests that got a response.
     pub answered: u64,
-    /// Requests over an open connection that got no response.
+    /// Requests without a response over a connection that had carried a response before.
     pub lost: u64,
     /// Connections that were closed before their first response.
     pub turned_away: u64,

@@ -77,7 +77,7 @@ impl Request {
     }
 }
 
-/// A wrk load: the requests, the number of connections, and the pause before each request.
+/// The load that one run of wrk generates.
 pub struct Load {
     /// The name of the script file.
     pub name: &'static str,

@@ -38,7 +38,7 @@ impl Job for Nap {
 
 impl Bench {
     /// Measures the worker at each concurrency: with no-op jobs, with no-op jobs in groups, and with jobs that take 1 ms. The
-    /// baseline of the latter is as many tasks that sleep for 1 ms in a loop, without a queue.
+    /// baseline of the 1 ms jobs has the same concurrency: tasks that sleep for 1 ms in a loop, without a queue.
     pub(super) async fn measure_by_concurrency(&self) -> Result<Table<7>> {
         let head = [
             "concurrency",

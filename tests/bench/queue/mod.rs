@@ -1,5 +1,5 @@
-//! Measures the job engine under load. Each figure is compared with a baseline: a loop that only calls the scripts of
-//! the engine. The rounds of both alternate in one run, so that a slow or busy machine affects both.
+//! Measures the job engine under load. Most figures are compared with a baseline, such as a loop that only calls the scripts
+//! of the engine. The rounds of both alternate in one run, so that a slow or busy machine affects both.
 
 mod concurrency;
 mod enqueue;
@@ -198,7 +198,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Measures the duration of `work` on `jobs` jobs, and the time that Redis spends in scripts meanwhile.
+    /// Measures the duration of `work` on `jobs` jobs, and the time that Redis spends in scripts and in BZPOPMIN meanwhile.
     async fn measure(&self, jobs: usize, work: impl Future<Output = Result<()>>) -> Result<Sample> {
         let mut conn = self.conn.clone();
         redis::cmd("CONFIG").arg("RESETSTAT").query_async::<()>(&mut conn).await?;

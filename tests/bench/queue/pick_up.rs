@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Bench, JOBS, Probe, options};
 use crate::{bare, table::Rounds};
 
-/// The pause before each job, in which the worker becomes idle.
+/// The pause before each job, in which the worker becomes idle, and before each PING.
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Bench {

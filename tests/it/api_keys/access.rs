@@ -45,7 +45,7 @@ async fn smoke_a_key_may_do_what_its_scopes_allow() {
 }
 
 #[tokio::test]
-async fn a_key_has_no_rights_that_its_creator_has_lost() {
+async fn a_key_has_no_rights_that_its_creator_or_the_key_itself_has_lost() {
     let app = TestApp::start().await;
     // Each entry: the change, the response to a read, the response to a write.
     for (change, read_expected, write_expected) in [

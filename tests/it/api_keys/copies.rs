@@ -1,4 +1,4 @@
-//! Cached copies of keys. A change by this process is effective at once, and a change by another replica within
+//! Cached copies of keys. A change by this process is effective at once, and a change by another process within
 //! `IDENTITY_CACHE_MS`.
 
 use reqwest::Method;

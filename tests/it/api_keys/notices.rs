@@ -43,7 +43,7 @@ async fn the_creator_and_the_owner_are_notified_of_a_new_key() {
 }
 
 #[tokio::test]
-async fn the_expiry_of_a_key_is_announced_once_seven_days_before() {
+async fn the_expiry_of_a_key_is_announced_once_in_its_last_seven_days() {
     const SUBJECT: &str = "An API key expires soon";
     let app = TestApp::start().await;
     let owner = app.user().await;

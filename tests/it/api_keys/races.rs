@@ -1,5 +1,5 @@
-//! Keys that are used, revoked and rotated at the same time. A transaction of the test holds a row lock until the
-//! requests wait.
+//! Keys that are used, revoked and rotated at the same time. In some tests, a transaction of the test holds a row lock until the
+//! requests wait for it.
 
 use futures_util::future::join_all;
 use reqwest::Method;

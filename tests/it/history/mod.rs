@@ -1,8 +1,8 @@
 //! Random histories of steps by clients, workers, schedulers and operators. The test checks the invariants
-//! of `model` after every step. Other tests break a script on purpose, and require that the checks detect it.
+//! of `model` after every step. Other tests break a script on purpose, and require that the checks detect the bug.
 //!
 //! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7
-//! ./scripts/test random_histories` repeats it.
+//! ./scripts/test random_histories` runs the history of this seed again. A failure with `--full` also needs `--full`.
 
 mod model;
 mod scripts;
@@ -32,7 +32,7 @@ fn run(url: &str, seed: u64, steps: usize, mutation: Option<Mutation>) -> Check<
     result.map(|()| history.rejected)
 }
 
-/// Runs a history for each seed. Panics if an invariant is violated.
+/// Runs a history for each seed. Panics if an invariant is violated, or if no settlement was rejected.
 fn run_histories(seeds: std::ops::Range<u64>) {
     let url = redis_url();
     let steps = if is_full_run() { 2_000 } else { 300 };

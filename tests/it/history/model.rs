@@ -1,18 +1,18 @@
-//! A model of the queues, and the invariants that hold after every step of a history. Most messages begin with the
-//! number of the violated invariant:
+//! A model of the queues, and the invariants that hold after every step of a history. A live job has no outcome and was not
+//! purged. Most messages begin with the number of the violated invariant:
 //!
 //! | | invariant |
 //! |---|---|
-//! | I1 | a job without an outcome is in exactly one place, in its own queue |
-//! | I2 | a job that has ended or was purged is in no place |
-//! | I3 | exactly the jobs without an outcome have an envelope |
+//! | I1 | a live job is in exactly one place, in its own queue |
+//! | I2 | a job that has an outcome or was purged is in no place |
+//! | I3 | exactly the live jobs have an envelope |
 //! | I4 | a running job has a lease |
 //! | I5 | every job was pushed |
 //! | I6 | a job ends only by a step that may end it, and its state and its outcome are stored |
 //! | I7 | a settlement is applied once, and only if its token holds the job |
 //! | I8 | no job is recovered before its lease expires, or right after an outage |
 //! | I9 | a tick recovers the jobs of expired leases |
-//! | L1 | at the end of a history, a single worker ends every job |
+//! | L1 | at the end of a history, a single worker ends every live job that has not failed |
 //! | L2 | a finished job has run |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -43,8 +43,9 @@ pub struct Accepted {
     pub envelope: String,
     /// Whether the last run succeeded.
     pub finished: bool,
+    /// Whether the job has ever finished, failed, been canceled or been purged. A requeue does not reset this field.
     pub ended: bool,
-    /// Whether the job has ever failed or been canceled. A requeue does not reset it.
+    /// Whether the job has ever failed, been canceled or been purged. A requeue does not reset this field.
     pub has_failed: bool,
     pub runs: u32,
 }
@@ -85,8 +86,7 @@ pub fn may_be_held(group: &str) -> bool {
     group.starts_with("owner:") || group.starts_with("scope:")
 }
 
-/// Returns the place and the queue of each job without an outcome. Fails if a job is in two places, or runs without a
-/// lease.
+/// Returns the place and the queue of each live job. Fails if a job is in two places, or runs without a lease.
 pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
     let mut all = HashMap::new();
     for name in QUEUES {

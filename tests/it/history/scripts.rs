@@ -1,4 +1,4 @@
-//! Calls the scripts of the engine, and reads their state.
+//! Calls the scripts of the engine, and reads the state of the queues.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -103,6 +103,7 @@ pub struct Snapshot {
     /// The time of Redis in milliseconds.
     pub now: i64,
     pub queues: HashMap<&'static str, Queue>,
+    /// The ids of the jobs that have an envelope.
     pub jobs: HashSet<String>,
     /// The running jobs. A value begins with the token of the lease and `|`.
     pub run: HashMap<String, String>,

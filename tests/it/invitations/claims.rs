@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 #[tokio::test]
-async fn only_an_account_with_the_verified_address_may_accept_an_invitation() {
+async fn only_an_account_with_the_verified_address_may_accept_a_mailed_invitation() {
     let app = TestApp::start().await;
     let (org, other) = (Org::create(&app).await, app.user().await);
     let id = org.invite(&app, BOB).await;

@@ -138,7 +138,7 @@ async fn keys_and_invitations_of_an_attacker_are_revoked_when_the_owner_of_the_a
     }
 }
 
-/// The inviter has seen the link, so a person who has the link does not prove to own the address.
+/// The inviter has seen the link, so the link does not prove that a person who has it owns the address.
 #[tokio::test]
 async fn a_link_that_was_not_mailed_does_not_verify_the_address() {
     let app = TestApp::with(&[WITHOUT_MAIL]).await;

@@ -148,7 +148,7 @@ fn token_of(url: &Value) -> String {
     url.as_str().unwrap().split_once("/account/invitation#token=").unwrap().1.to_owned()
 }
 
-/// Asserts that all operations refuse a token with this code, and that the members have not changed.
+/// Asserts that preview, accept, decline and register refuse a token with this code, and that the members have not changed.
 async fn assert_refused(app: &TestApp, org: &Org, user: &User, token: &str, code: &str) {
     let members = org.members(app).await;
     preview(app, token).await.is_some_problem(400, code);

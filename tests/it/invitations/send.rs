@@ -37,7 +37,7 @@ async fn smoke_an_invited_user_becomes_a_member() {
 }
 
 #[tokio::test]
-async fn admins_and_the_owner_invite_up_to_their_own_role() {
+async fn admins_and_the_owner_invite_up_to_the_role_admin() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
     let admin = org.member(&app, "admin").await;

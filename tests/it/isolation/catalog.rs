@@ -2,8 +2,8 @@
 
 use crate::support::{records::column, servers::TestDatabase};
 
-/// The tables of organizations that requests read before the organization is known. They have no row-level policy. The test
-/// `control_tables_are_used_by_known_files` lists the files that may use them.
+/// The tables of organizations that the product reads before the organization is known, or for several organizations. They
+/// have no row-level policy. The test `control_tables_are_used_by_known_files` lists the files that may use them.
 pub const CONTROL_TABLES: &[&str] = &["api_keys", "audit_log", "invitations", "memberships"];
 
 /// The state of a table after the SQL function `tenant_table` has isolated it.
@@ -45,9 +45,9 @@ async fn tables_without_isolation(database: &TestDatabase) -> Vec<String> {
     unlisted.filter(|(_, how)| *how != ISOLATED).map(|(table, how)| format!("{table}: {how}")).collect()
 }
 
-/// Selects the keys of isolated tables that cross organizations: unique indexes that do not begin with `org_id`, and
-/// foreign keys that do not contain it. Such a key reveals rows of other organizations by a conflict, or by an accepted
-/// reference. Also selects isolated tables that are not deleted with their organization.
+/// Selects the keys of isolated tables that cross organizations: unique indexes that do not begin with `org_id`, and foreign
+/// keys between isolated tables that do not contain `org_id`. These keys reveal rows of other organizations by a conflict, or by
+/// an accepted reference. Also selects isolated tables whose rows are not deleted with their organization.
 const KEYS_ACROSS_ORGANIZATIONS: &str = "
     WITH isolated AS (SELECT oid, relname FROM pg_class WHERE relrowsecurity),
     org AS (SELECT attrelid, attnum FROM pg_attribute WHERE attname = 'org_id')
@@ -69,7 +69,8 @@ const KEYS_ACROSS_ORGANIZATIONS: &str = "
     ORDER BY 1";
 
 /// Selects the privileges of the role `saas_tenant`, except SELECT, INSERT, UPDATE and DELETE on isolated tables. Includes
-/// privileges that the role has through `PUBLIC`.
+/// privileges that the role has through `PUBLIC`, except USAGE of schemas, and EXECUTE of functions that run with the rights of
+/// their caller.
 const OTHER_PRIVILEGES: &str = "
     WITH own AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
     SELECT format('%s on %s', privilege, relname)

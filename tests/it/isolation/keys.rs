@@ -1,5 +1,5 @@
-//! Calls every operation of organizations with API keys that must not see the organization, or that have only some of its
-//! permissions.
+//! Calls every operation of organizations with API keys: keys that must not see the organization, a key that may only read, and
+//! a key with all scopes.
 
 use reqwest::Method;
 use saas::security::api_key;
@@ -45,7 +45,7 @@ async fn insert_key(app: &TestApp, org: i64, creator: &User, scopes: &str) -> St
     secret
 }
 
-/// Returns the callers with API keys. `seen`, `suspended` and `deleted` are organizations with the mark.
+/// Returns the callers with API keys. `seen`, `suspended` and `deleted` are organizations whose texts contain [`MARK`].
 async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> Vec<Caller> {
     let stranger = Org::create(app, "plain").await;
     let mut callers = Vec::new();

@@ -3,7 +3,7 @@
 //!
 //! | file | proves |
 //! |---|---|
-//! | `catalog` | each table, key, view and privilege is as it has to be |
+//! | `catalog` | each table is isolated, and no key, view or privilege reaches another organization |
 //! | `connection` | queries see one organization, and the connection does not keep it afterwards |
 //! | `plain_role` | housekeeping works if the role of the product owns no table |
 //! | `role` | the migration creates the role `saas_tenant`, or names the statements that create it |

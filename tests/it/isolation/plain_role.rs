@@ -21,7 +21,7 @@ async fn housekeeping_deletes_rows_of_organizations_that_the_role_does_not_own()
     let url = url_for_role(&owner, "").await;
     let app = TestApp::on(owner.database.clone(), &[&format!("--database-url={url}")]).await;
     let (gone, kept) = (Org::create(&app, "gone").await, Org::create(&app, "kept").await);
-    // Inserts more rows than one batch deletes, also into an organization that is not due for deletion.
+    // Inserts more rows into each organization than one batch deletes. No organization is due for deletion yet.
     app.sql(
         "INSERT INTO org_jobs (org_id, id, task, created_at)
          SELECT o.id, gen_random_uuid(), 'old', now() - interval '31 days'

@@ -7,8 +7,7 @@ use super::catalog::CONTROL_TABLES;
 use crate::tree::{list_sources, root};
 
 /// The files outside of `models/` that use the models of [`CONTROL_TABLES`], and of `organizations`. Each of them selects the
-/// organization itself: by a checked access, by the caller, or because it works for all organizations. Review each addition with
-/// care.
+/// organization itself, by a checked access or by the caller, or works for all organizations. Review each addition with care.
 const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "api/admin/orgs.rs",
     "api/audit.rs",
@@ -45,8 +44,8 @@ const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "services/user_admin.rs",
 ];
 
-/// Returns the path below `src` and the code of each source file, without comments and unit tests.
-fn codes() -> Vec<(String, String)> {
+/// Returns the path below `src` and the code of each source file except `schema.rs`, without comments and unit tests.
+fn read_sources() -> Vec<(String, String)> {
     let src = root().join("src");
     let codes = list_sources(&src).into_iter().map(|file| {
         let text = fs::read_to_string(&file).unwrap();
@@ -82,7 +81,8 @@ fn isolated_tables() -> Vec<String> {
     names.filter(|name| !CONTROL_TABLES.contains(&name.as_str())).collect()
 }
 
-/// Returns the files that use an isolated table from outside of its model, or over a connection without an organization.
+/// Returns a message for each file that uses an isolated table outside of `models/`, and for each connection without an
+/// organization that a file with such a use takes.
 fn problems(codes: &[(String, String)], table: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (file, code) in codes.iter().filter(|(_, code)| uses_table(code, table)) {
@@ -100,7 +100,7 @@ fn problems(codes: &[(String, String)], table: &str) -> Vec<String> {
 
 #[test]
 fn only_models_use_isolated_tables_and_only_over_the_connection_of_an_organization() {
-    let (codes, tables) = (codes(), isolated_tables());
+    let (codes, tables) = (read_sources(), isolated_tables());
     assert!(tables.iter().any(|table| table == "products"), "{tables:?}");
     let found: Vec<_> = tables.iter().flat_map(|table| problems(&codes, table)).collect();
     assert!(found.is_empty(), "{found:#?}");
@@ -115,7 +115,7 @@ fn only_models_use_isolated_tables_and_only_over_the_connection_of_an_organizati
 
 #[test]
 fn only_listed_files_enter_an_organization_or_bypass_its_policies() {
-    let codes = codes();
+    let codes = read_sources();
     let rules: [(&str, &[&str]); 7] = [
         ("enter_org", &["db/mod.rs", "db/org_conn.rs", "services/transaction.rs"]),
         (
@@ -163,7 +163,7 @@ fn imported_models(code: &str) -> BTreeSet<&str> {
 
 #[test]
 fn control_tables_are_used_by_known_files() {
-    let codes = codes();
+    let codes = read_sources();
     let mut models = BTreeSet::new();
     for table in CONTROL_TABLES.iter().copied().chain(["organizations"]) {
         for (file, _) in codes.iter().filter(|(_, code)| uses_table(code, table)) {

@@ -75,7 +75,7 @@ pub fn assert_unmarked(answer: &Answer, what: &str) {
     assert!(!answer.text.contains(MARK) && !headers.contains(MARK), "{what} {headers}");
 }
 
-/// Returns all rows that belong to these organizations, and the accounts of their members.
+/// Returns the rows of these organizations, all rows that belong to them, and the accounts of their members.
 pub async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
     let list = orgs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let tables = "SELECT DISTINCT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -167,8 +167,8 @@ async fn smoke_no_operation_shows_or_changes_another_organization() {
     }
 }
 
-/// The owner of an organization uses ids of another organization. The same requests succeed with ids of the own
-/// organization, which proves that they are valid.
+/// The owner of an organization uses ids of another organization. The same requests with ids of the own organization succeed
+/// or get 409, which proves that they are valid.
 #[tokio::test]
 async fn ids_of_another_organization_are_not_found() {
     let app = TestApp::start().await;
@@ -211,7 +211,7 @@ async fn lists_refuse_the_cursors_of_other_organizations_and_unknown_parameters(
     let (one, other) = (Org::create(&app, "plain").await, Org::create(&app, MARK).await);
     let stranger = app.user().await;
     other.join(&app, &one.owner, "admin").await;
-    // `one` has two rows of each resource, so that each list has a second page.
+    // `one` has two rows of most resources, so that most lists have a second page. The test skips the other lists.
     one.add_product(&app, "second").await;
     one.add_job(&app, "second").await;
     one.add_key(&app, "second").await;
@@ -239,9 +239,9 @@ async fn lists_refuse_the_cursors_of_other_organizations_and_unknown_parameters(
     assert!(lists >= 5, "{lists}: give `one` two of each");
 }
 
-/// Operations outside of `/orgs/{org}` also show nothing of an organization to users who are not members.
+/// Reads, and operations on jobs, outside of `/orgs/{org}` show nothing of an organization to users who are not members.
 #[tokio::test]
-async fn operations_outside_of_organizations_show_nothing_of_them() {
+async fn reads_and_job_operations_outside_of_organizations_show_nothing_of_them() {
     let app = TestApp::start().await;
     let (seen, stranger) = (Org::create(&app, MARK).await, Org::create(&app, "plain").await);
     let removed = app.user().await;

@@ -28,8 +28,8 @@ impl Operation {
     }
 }
 
-/// Returns the operations of the API document whose path begins with an organization. Other parameters of the path have a
-/// harmless value.
+/// Returns the operations of the API document whose path begins with an organization. Other parameters of the path have an
+/// arbitrary valid value.
 async fn read_operations(app: &TestApp) -> Vec<Operation> {
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
     let mut operations = Vec::new();
@@ -130,7 +130,7 @@ async fn smoke_an_organization_is_not_found_by_users_who_are_not_members() {
 }
 
 #[tokio::test]
-async fn an_admin_of_the_platform_is_refused_like_a_stranger() {
+async fn an_admin_of_the_platform_who_is_not_a_member_is_refused_like_a_stranger() {
     let app = TestApp::start().await;
     let (owner, admin) = (app.user().await, app.admin().await);
     let id = create(&app, &owner, "Acme").await;

@@ -107,7 +107,7 @@ async fn an_account_that_is_due_for_deletion_stays_while_it_owns_an_organization
 async fn accounts_that_cannot_be_deleted_do_not_block_later_ones() {
     let app = TestApp::start().await;
     let member = app.user().await;
-    // More owners of organizations with other members than one batch of housekeeping has.
+    // Creates 501 owners of organizations with other members. Housekeeping reads 500 accounts in one batch.
     app.sql(&format!(
         "WITH owners AS (
             INSERT INTO users (email, deletion_due_at) SELECT n || '@example.org', now() - interval '1 day'

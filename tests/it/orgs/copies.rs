@@ -1,5 +1,5 @@
-//! Cached copies of memberships. A change is effective at once in its own process, and in other processes when their
-//! copies expire. A change in an organization checks the membership in its transaction.
+//! Cached copies of memberships. A change of a membership is effective at once in its own process, and in other processes when
+//! their copies expire. A change in an organization checks the membership in its transaction.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Create, list, read and change organizations.
+//! Creating, listing, reading and changing organizations.
 
 use futures_util::future::join_all;
 use reqwest::Method;

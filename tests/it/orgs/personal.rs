@@ -1,4 +1,4 @@
-//! Each user has a personal organization, unless `PERSONAL_ORGANIZATIONS` is off.
+//! Each user gets a personal organization, unless `PERSONAL_ORGANIZATIONS` is off.
 
 use reqwest::Method;
 use saas::{db, security::Passwords, services::admins::ensure_admin, services::housekeeping};

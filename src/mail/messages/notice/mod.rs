@@ -56,7 +56,7 @@ pub enum Notice {
         /// The address of the old owner.
         from: String,
     },
-    /// Sent to the owner and the admins of the organization.
+    /// Sent to the owner and the active admins of the organization.
     OrganizationDeletionScheduled {
         organization: String,
         /// As in [`Self::DeletionScheduled`].
@@ -78,7 +78,8 @@ pub enum Notice {
         /// The invited address.
         email: String,
     },
-    /// Sent to the creator of the key and to the owner of the organization, like the other notices about keys.
+    /// Sent to the creator of the key and to the owner of the organization, like the other notices about keys. A user who cannot
+    /// act in the organization gets none.
     ApiKeyCreated {
         organization: String,
         /// The name of the key.
@@ -124,8 +125,8 @@ impl Notice {
         )
     }
 
-    /// Renders the notice. A notice has no link, so that users do not learn to follow links in mails about
-    /// security.
+    /// Renders the notice. `name` is the name in the greeting. A notice has no link, so that users do not learn to follow links
+    /// in mails about security.
     ///
     /// # Errors
     /// If a template fails.

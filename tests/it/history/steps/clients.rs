@@ -1,4 +1,4 @@
-//! Random steps of a history: clients enqueue jobs, and operators cancel, requeue and purge jobs.
+//! Random steps of a history: clients enqueue jobs, and operators cancel, requeue and purge jobs, and pause and limit queues.
 
 use std::collections::BTreeSet;
 
@@ -135,7 +135,8 @@ impl History {
         Ok(())
     }
 
-    /// Deletes the waiting jobs of an owner, and signals the running jobs of the owner to stop. The jobs of other owners stay.
+    /// Deletes the jobs of an owner that do not run, also failed jobs, and signals the running jobs of the owner to stop. Jobs
+    /// of other owners stay.
     pub(super) fn purge_owner(&mut self) -> Check {
         let owner = 1 + self.below(2);
         let group = format!("owner:{owner}");

@@ -104,7 +104,7 @@ impl History {
         self.engine.call(name, args).map_err(|error| format!("{name} raised {error}"))
     }
 
-    /// Runs one random step, and checks all invariants.
+    /// Runs one random step, and checks the invariants that hold after every step.
     pub fn step(&mut self) -> Check {
         match self.below(1000) {
             0..=269 => self.push()?,

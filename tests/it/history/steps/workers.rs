@@ -269,11 +269,11 @@ impl History {
         Ok(())
     }
 
-    /// Runs a tick of the scheduler. With `after_outage`, the tick before it seems to be long ago, as after an outage of Redis:
-    /// it must not recover a job.
+    /// Runs a tick of the scheduler. With `after_outage`, the last tick seems to be long ago, as after an outage of Redis: the
+    /// new tick must not recover a job.
     pub(super) fn tick(&mut self, after_outage: bool) -> Check {
         if after_outage {
-            // The time of the last tick.
+            // Sets the time of the last tick.
             self.engine.redis::<()>("SET", "tick", &["1"]);
         }
         let grace = after_outage || self.engine.redis("EXISTS", "grace", &[]);
