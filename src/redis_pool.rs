@@ -1,5 +1,5 @@
 //! The Redis pool. The cache, the rate limits, the counters of attempts, the clients of the queue and the health checks use
-//! it. The fetches and heartbeats of workers have their own connections.
+//! it. Workers fetch jobs and send heartbeats over their own connections.
 //!
 //! Connections are multiplexed. A connection returns to the pool before its command is answered, so it carries the
 //! commands of many callers at the same time. The pool pings only connections that were idle. It discards connections that

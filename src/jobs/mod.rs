@@ -82,7 +82,7 @@ fn org_failure(error: Error) -> Failure {
     }
 }
 
-/// The queue of the product's own jobs. A worker serves this queue first, unless `WORKER_SYSTEM_QUEUE` is off. Users cannot
+/// The queue of the product's own jobs. If `WORKER_SYSTEM_QUEUE` is on, a worker serves this queue first. Users cannot
 /// enqueue jobs in it.
 pub const SYSTEM_QUEUE: &str = "system";
 

@@ -31,9 +31,9 @@
 //! user has entered, also an arm in `notice/unverified.rs`. Then
 //! `OutboxMessage::notice(&user, Notice::YourVariant).send(tx)` enqueues the mail.
 //!
-//! Workers of release 0.1.0 cannot parse a kind of message that this release does not have, so the job of the message would
-//! fail permanently there. `OutboxMessage::send` therefore enqueues messages of these kinds under another job name. Workers
-//! leave a job whose name they do not know to newer workers.
+//! Workers of release 0.1.0 cannot parse a message of a kind that was added later, so the job of the message would fail
+//! permanently there. `OutboxMessage::send` therefore enqueues messages of these kinds under another job name. Workers leave a
+//! job whose name they do not know to newer workers.
 
 mod mailer;
 mod messages;

@@ -83,7 +83,7 @@ pub(super) fn printable_name(name: &str) -> Option<String> {
 }
 
 /// Returns the text in one line of at most `max_chars` characters. Replaces each run of control characters and white space
-/// by one space, and removes it at both ends. Removes marks that change the writing direction, except U+061C.
+/// by one space, and removes these characters at both ends. Removes marks that change the writing direction, except U+061C.
 pub(super) fn one_line(text: &str, max_chars: usize) -> String {
     let is_direction_mark =
         |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
