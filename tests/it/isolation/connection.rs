@@ -97,8 +97,8 @@ async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
                 ["other product"]
             );
         }
-        let count_of_other = format!("SELECT count(*)::text AS value FROM products WHERE org_id = {}", other.id);
-        assert_eq!(query(&app, &own, &count_of_other).await.unwrap(), ["0"]);
+        let foreign = format!("SELECT count(*)::text AS value FROM products WHERE org_id = {}", other.id);
+        assert_eq!(query(&app, &own, &foreign).await.unwrap(), ["0"]);
         own.add_product(&app, "new").await;
         assert_eq!(change(&app, &own, "UPDATE products SET price = 7").await, Ok(1));
         let refused = |result: Result<usize, String>, why: &str| {
