@@ -1,4 +1,4 @@
--- A heartbeat: renews the leases that a worker still holds, and stores the progress of its jobs.
+-- A heartbeat: lists the worker as running, renews the leases that it still holds, and stores the progress of its jobs.
 -- ARGV: length of the leases (ms), id of the worker, its record (JSON), number of leases, then pairs of (queue, lease), then
 --   triples of (id of a job, token, progress as JSON)
 -- Returns {leases that no longer exist, ids of all running jobs whose cancellation was requested, also of other workers}

@@ -6,9 +6,9 @@
 --     is unknown, the script stores this state, so that a later push finds a job that has ended
 -- Returns one of:
 --   unknown
---   ended       the job had finished, failed or been canceled before
+--   ended       the job had finished, failed or been canceled before, or its envelope is malformed
 --   requested   the job is running, and the next heartbeat of its worker tells it to stop
---   canceled
+--   canceled    by this call, or by its first run if the call is repeated; a prepared job also if another call had canceled it
 local id, by, ahead = ARGV[1], ARGV[2], ARGV[3] or ''
 local envelope = rc('HGET', P .. ':jobs', id)
 if not envelope then

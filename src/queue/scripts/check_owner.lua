@@ -7,7 +7,7 @@
 --   limit of the total size of these jobs (bytes)
 --   limit of the jobs that the owner enqueues in an hour ('' for none)
 --   then pairs of (id, size) of prepared jobs that may have been pushed. Each of them that is unknown counts as a new job
--- Returns 1, or an error QUOTA like that of `push`
+-- Returns 1, or one of the errors `QUOTA ..` of `push`
 local account, t = P .. ':owner:' .. ARGV[1], now()
 local jobs, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 for i = 7, #ARGV, 2 do

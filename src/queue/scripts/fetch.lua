@@ -8,15 +8,16 @@
 --   how many jobs of one owner may run, in all workers together (0 for no limit)
 --   how many jobs to take ahead of free slots
 --   the reserved queue, which is served first, or ''
---   queues.. (in order of priority)
--- Returns {now, leases, ms until a rate limit allows more jobs}; 0 if no rate limit holds jobs back. Each lease is {queue, ids,
---   envelopes, failures, crashes, mark}. Its token is `<token>.<position of the lease, from 0><mark>`
+--   queues.. (in the order in which jobs are taken from them)
+-- Returns {now, leases, ms until a rate limit allows another job}. The third value is 0 if this fetch has used up no rate limit,
+--   and no used-up rate limit holds jobs back. Each lease is {queue, ids, envelopes, failures, crashes, mark}. The token of a
+--   lease is `<token>.<index><mark>`, where `index` is its index in `leases`, from 0
 -- Jobs that are taken ahead of free slots have leases of their own, with the mark AHEAD; for other leases the mark is ''. If the
 -- worker crashes, jobs with the mark have probably not started.
 local worker, token, lease, max, others = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local owner_max, ahead, RESERVED = tonumber(ARGV[6]), tonumber(ARGV[7]), 8
 local t, out, paused, retry_after = now(), {}, {}, 0
--- The worker has received no answer and has released the token, so it would not run the jobs.
+-- The worker has received no answer to this fetch and has called `release`, so it would not run the jobs.
 if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
 for _, q in ipairs(rc('SMEMBERS', P .. ':paused')) do paused[q] = true end
 local limited = rc('EXISTS', P .. ':limits') == 1
@@ -43,7 +44,7 @@ local function capacity(q, room)
   end, true
 end
 
--- Leases jobs that were removed from their queue, and returns how many of them still exist.
+-- Leases jobs that were removed from their queue. Skips jobs that were canceled or deleted. Returns the number of leased jobs.
 local function lease_jobs(q, ids, mark)
   local envelopes, live, texts = rc('HMGET', P .. ':jobs', unpack(ids)), {}, {}
   for i = 1, #ids do
@@ -61,8 +62,8 @@ local function lease_jobs(q, ids, mark)
   return #live
 end
 
--- Removes and returns jobs without a group, to be taken ahead of free slots. A job whose worker has crashed, and the jobs behind
--- it, stay in the queue: they are taken only for free slots, because a crash counts only for jobs in a slot.
+-- Removes and returns jobs without a group, to be taken ahead of free slots. A job whose worker has crashed stays in the queue:
+-- it is taken only for a free slot, because a crash counts only for jobs in a slot. The jobs behind it stay, to keep the order.
 local function take_ahead(q)
   local list = P .. ':queue:' .. q
   local ids = rc('LPOP', list, math.min(ahead, CHUNK)) or {}
@@ -92,7 +93,7 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
   if held then rc('SADD', P .. ':held', q) end
   if ahead > 0 and taken >= free and a ~= RESERVED and not paused[q] then
     -- Jobs of a queue with a limit or with groups are not taken ahead: which of them is next is decided when a slot is free. If
-    -- this queue has ready jobs, no jobs of queues with a lower priority are taken ahead, because they would fill the slots.
+    -- this queue has ready jobs, no jobs of the queues after it are taken ahead, because they would fill the slots.
     if has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1 then
       if has_ready(q) then ahead = 0 end
     else

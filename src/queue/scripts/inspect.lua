@@ -67,7 +67,8 @@ elseif ARGV[1] == 'page' then
     return ids
   end
   -- Returns where the page begins. Jobs may have left or joined the list since the previous page. The last job of the previous
-  -- page that is still in the list shows where that page ended.
+  -- page that is still in the list shows where that page ended. If none of these jobs is found, the page begins MAX_SHIFT jobs
+  -- earlier, so that it rather repeats jobs than omits some.
   local function resume(offset)
     if #ARGV < 6 then return offset end
     local from, place = math.max(0, offset - MAX_SHIFT), {}

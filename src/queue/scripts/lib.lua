@@ -1,6 +1,6 @@
 -- The common beginning of the scripts in this folder; `scripts.rs` puts it before each of them. KEYS[1] is the prefix of all
--- keys. On Redis Cluster the prefix contains a hash tag, so that all keys are in one slot. A time is in milliseconds since the
--- epoch, by the clock of Redis.
+-- keys. On Redis Cluster the prefix contains a hash tag, so that all keys are in one slot. Times are in milliseconds since the
+-- epoch, by the clock of Redis. Ids and envelopes may have times by the clock of the client that created the job.
 local P, rc = KEYS[1], redis.call
 -- Maximum number of jobs in one command. Each job needs up to two arguments, and `unpack` fails at about 8,000 values.
 local CHUNK = 1000
@@ -11,7 +11,7 @@ local function wake(q) rc('ZADD', P .. ':wake:' .. q, 0, '1') end
 local function count(q, what, n) rc('HINCRBY', P .. ':stats', q .. ':' .. what, n) end
 local function integer(n) return string.format('%.0f', n) end
 -- Returns the name of the queue in an envelope; '' if the envelope is malformed. Parses the JSON only if the envelope does not
--- begin with the fields `v`, `task` and `queue`.
+-- begin with the fields `v`, `task` and `queue`, or one of these texts contains a backslash.
 local function queue_of(envelope)
   local q = string.match(envelope, '^{"v":%d+,"task":"[^"\\]*","queue":"([^"\\]*)"')
   if q then return q end
@@ -43,13 +43,14 @@ end
 
 -- When a job has finished or was canceled, two records remain. Its outcome, with the result, is kept for RESULT_TTL, or for an
 -- hour if the job was canceled while it waited. Its state is kept for at least a day, because a push with `after`, a repeated
--- push and a late request for the status read it. The state is `f` (finished) or `c` (canceled), the id of the owner and, after
--- a bar, the scope.
--- Records are stored in hashes (buckets). A bucket has the records with the same TTL that were stored in a period of an eighth
--- of this TTL; a full bucket is followed by another one. The name of a bucket contains the TTL. For each kind of record, a
--- sorted set has the names of the buckets, with the latest time at which a record may have been stored in the bucket. `tick`
--- deletes a bucket one TTL after this time, with UNLINK, which does not block Redis. If no scheduler runs, the bucket expires
--- at least a minute later.
+-- push and a late request for the status read it. `tick` deletes both earlier if there are too many records, or if Redis is
+-- nearly full. The state is `f` (finished) or `c` (canceled), the id of the owner and, after a bar, the scope. A prepared job
+-- that was canceled before it was pushed has a state, and no outcome.
+-- Records are stored in hashes (buckets). A bucket has the records of one kind with the same TTL that were stored in a period of
+-- an eighth of this TTL; a full bucket is followed by another one. The name of a bucket contains the TTL. For each kind of
+-- record, a sorted set has the names of the buckets, with the latest time at which a record may have been stored in the bucket.
+-- `tick` deletes a bucket one TTL after this time, with UNLINK, which does not block Redis. If no scheduler runs, the bucket
+-- expires at least a minute later.
 local STATE, OUTCOME = ':ended', ':done'
 -- Limits of a bucket: the number of its records and, for outcomes, the bytes of their texts. The numbers are just below a power
 -- of two, at which Redis doubles the hash table. Buckets of states are larger, because a push searches each bucket in which
@@ -63,8 +64,8 @@ local function forget_bucket(kind, key)
   rc('ZREM', P .. kind, key)
   rc('HDEL', P .. ':bytes', key)
 end
--- Stores records of one kind, STATE or OUTCOME, for `ttl` ms from the time `t`. `records` is a list: field, text, field, text, ..
--- `bytes` is the size of the texts, which is counted for outcomes only; 0 for states.
+-- Stores records of one kind, STATE or OUTCOME, for `ttl` ms from the time `t`: at least 8 s, at most 366 days. `records` is a
+-- list: field, text, field, text, .. `bytes` is the size of the texts, which is counted for outcomes only; 0 for states.
 local function store(kind, t, ttl, records, bytes)
   ttl = math.max(8000, math.min(ttl, 366 * DAY)) -- jobs may have any RESULT_TTL, and no command below may raise an error
   local slice = math.ceil(ttl / 8)
@@ -72,7 +73,8 @@ local function store(kind, t, ttl, records, bytes)
   local key, last = P .. kind .. ':' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice
   rc('HSET', key, unpack(records))
   local total, n = bytes > 0 and rc('HINCRBY', P .. ':bytes', key, bytes) or 0, rc('HLEN', key)
-  -- Each call adds the bucket to the sorted set, because a bucket that is missing there is neither found nor deleted.
+  -- Each call adds the bucket to the sorted set, because a bucket that is missing there is not found, and `tick` does not
+  -- delete it.
   if rc('ZADD', P .. kind, 'NX', last, key) == 1 or n == #records / 2 then
     rc('PEXPIREAT', key, last + ttl + 60000)
   end
@@ -97,12 +99,12 @@ end
 
 -- Owners. A job with an owner and no scope is in the group `owner:<id>`. The hash `<prefix>:owner:<id>`, the account of the
 -- owner, has the size in bytes of each job that waits or runs, by id, and the sums `jobs`, `bytes` and `running`. `counted` is
--- the time of the last call of `recount`. The list `<prefix>:owner:<id>:failed` has the ids of the owner's failed jobs, the
+-- the time of the last correction by `recount`. The list `<prefix>:owner:<id>:failed` has the ids of the owner's failed jobs, the
 -- earliest failure first.
--- Scopes. The group of a job with a scope is `scope:<scope>|owner:<id>`, or `scope:<scope>` without an owner. All jobs of a
--- scope wait in the list of one group, `scope:<scope>`. If an owner is at the limit of running jobs, `take` sets the owner's
--- jobs aside: it moves them to the list of the group `scope:<scope>|owner:<id>`, so that they do not delay the jobs of other
--- owners in the scope.
+-- Scopes. The group of a job with a scope is `scope:<scope>|owner:<id>`, or `scope:<scope>` without an owner. When a job of a
+-- scope becomes ready, it is added to the list of the group `scope:<scope>`. If its owner is at the limit of running jobs when
+-- it is first in this list, `take` sets the job aside: it moves the job to the list of the group `scope:<scope>|owner:<id>`, so
+-- that the job does not delay the jobs of other owners in the scope.
 local MAX_FAILED_OF_OWNER = 100
 local MAX_RECOUNTED = 10000
 local SUMS = { jobs = true, bytes = true, running = true, counted = true }
@@ -113,15 +115,17 @@ local function account_of(group)
     or string.match(group, '^purged up to .*[ |](owner:%-?%d+)$'))
   return owner and P .. ':' .. owner
 end
--- Returns the group in whose list a job waits: the group of its scope, or `group` itself if the job has no scope.
+-- Returns the group to whose list a job of the group `group` is added when it becomes ready: the group of its scope, or `group`
+-- itself if the job has no scope.
 local function shared_group(group) return string.match(group, '^(scope:[^|]*)|') or group end
--- Returns the owner and the scope of a group in the form of the state of an ended job: `12`, `12|tenant-7`, `|tenant-7` or ''.
+-- Returns the owner and the scope of a group, as they follow the first letter in the state of an ended job: `12`, `12|tenant-7`,
+-- `|tenant-7`, or '' for neither.
 local function ended_origin(group)
   local scope, rest = string.match(group, '^scope:([^|]*)(.*)$')
   local owner = string.match(rest or '|' .. group, '^|owner:(%-?%d+)$') or ''
   return scope and owner .. '|' .. scope or owner
 end
--- Calls `change(account, id)` for each of these jobs that has an owner. `account` is the key of the owner's account.
+-- Calls `change(account, id)` for each of the jobs `ids` that has an owner. `account` is the key of the owner's account.
 local function each_owned(ids, change)
   if rc('EXISTS', P .. ':group') == 0 then return end
   for i, group in ipairs(rc('HMGET', P .. ':group', unpack(ids))) do
@@ -148,8 +152,8 @@ local function discharge(ids)
   end)
 end
 -- Counts jobs that start (n = 1) or stop (n = -1) running, in the totals of their queue and in the accounts of their owners.
--- `<prefix>:held` has the queues whose jobs had to wait because their owners were at the limit of running jobs. When a job of
--- an owner stops, these jobs may be allowed to run, so a worker of each of these queues is woken.
+-- `<prefix>:held` has the queues whose jobs had to wait because their owners were at the limit of running jobs. When a job
+-- with an owner stops running, one of the waiting jobs may be allowed to run, so a worker of each of these queues is woken.
 local function count_running(q, ids, n)
   count(q, 'running', n * #ids)
   local owned = false
@@ -189,16 +193,17 @@ local function exceeded_limit(account, jobs, bytes, max_jobs, max_bytes, t)
   return exceeded()
 end
 -- Checks the limit of the jobs that an owner enqueues in an hour: a token bucket of `max_rate` tokens that refills in an hour,
--- computed as in `fetch`. Without this limit, the records of many short jobs could fill the memory. Returns the milliseconds
--- until the limit allows `jobs` more jobs (0 or less if it allows them now), and the time at which the bucket is full again
--- after these jobs. The caller stores this time in `<account>:pace` when it enqueues the jobs.
+-- computed as by `capacity` in `fetch`. Without this limit, the records of many short jobs could fill the memory. Returns the
+-- milliseconds until the limit allows `jobs` more jobs (0 or less if it allows them now), and the time at which the bucket is
+-- full again after these jobs. The caller stores this time in `<account>:pace` when it enqueues the jobs.
 local function pace_of(account, jobs, max_rate, t)
   local level = math.min(math.max(t, tonumber(rc('GET', account .. ':pace') or 0)), t + HOUR) + jobs * HOUR / max_rate
   return math.ceil(level - t - HOUR - 0.001), level
 end
 
--- The jobs of a group wait in a list of their own, and groups take turns. The list `<prefix>:turns:<queue>` has the name of
--- each group with waiting jobs once, and '' for the jobs without a group. It does not exist if no group has waiting jobs.
+-- The ready jobs of a group are in a list of their own, and groups take turns. The list `<prefix>:turns:<queue>` has the name of
+-- each group with ready jobs once, and '' for the jobs without a group. If no group has ready jobs, the list does not exist, or
+-- has only the entry '' until the next call of `take`.
 local function group_list(q, group) return P .. ':group:' .. q .. ':' .. group end
 local function enqueue_in_group(q, group, id, front)
   local list, turns = group_list(q, group), P .. ':turns:' .. q
@@ -207,8 +212,8 @@ local function enqueue_in_group(q, group, id, front)
     rc('RPUSH', turns, group)
   end
 end
--- Returns whether a group is the group of a scope, also if `purge` has renamed it. The list of a scope may have jobs of several
--- owners.
+-- Returns whether a group is the group of a scope for all its owners, also if `purge` has renamed it. The list of a scope may
+-- have jobs of several owners.
 local function is_scope(group) return string.match(group, '^scope:[^|]*$') or string.match(group, '^purged up to .* scope:[^|]*$') end
 local function has_ready(q) return rc('EXISTS', P .. ':queue:' .. q, P .. ':turns:' .. q) > 0 end
 -- Makes jobs ready to be fetched: adds them to the end of the lists in which they wait. With `front`, adds them to the
@@ -288,8 +293,8 @@ local function release_keys(ids)
   rc('HDEL', P .. ':key', unpack(ids))
 end
 local RECORD_KEYS = { ':att', ':crash', ':err', ':prog', ':group', ':key', ':waits', ':unknown' }
--- Deletes the envelopes and records of jobs that are not running. The caller removes their ids from the queues, and releases
--- their unique keys before.
+-- Deletes the envelopes and records of jobs that are not running. Before, the caller removes their ids from the queues,
+-- and releases their unique keys.
 local function delete_jobs(ids)
   discharge(ids)
   each_owned(ids, function(account, id) rc('LREM', account .. ':failed', 1, id) end)
@@ -327,7 +332,8 @@ end
 -- or `any`, see `push`). The list `then:<id>` has the ids of the jobs that wait for a job, and the hash `then` has their number.
 -- An ended job with dependents is added to the list `told`. `process_notifications` takes the jobs from this list, and notifies
 -- a limited number of dependents in each call, so that a job with thousands of dependents does not block Redis.
--- Adds ended jobs to `told`. `good` is true if they have finished, and false if they have failed or were canceled or purged.
+-- Adds the ended jobs that have dependents to `told`. `good` is true if they have finished, and false if they have failed or
+-- were canceled or purged.
 local function notify_dependents(ids, good)
   if rc('EXISTS', P .. ':then') == 0 then return end
   for i, waiting in ipairs(rc('HMGET', P .. ':then', unpack(ids))) do
@@ -381,13 +387,14 @@ local function remove_from_group(q, group, id, depth)
   if rc('EXISTS', group_list(q, group)) == 0 then rc('LREM', P .. ':turns:' .. q, 1, group) end
   return true
 end
--- Removes a waiting job from the list of its scope, or from the list of the jobs of its group, where it was set aside.
+-- Removes a ready job from the list of its group. A job with a scope is in the list of the scope or, if it was set aside, in the
+-- list of its own group.
 local function remove_ready(q, group, id, depth)
   local shared = shared_group(group)
   if not remove_from_group(q, shared, id, depth) and shared ~= group then remove_from_group(q, group, id, depth) end
 end
 -- Cancels a job that is not running and has not failed. The outcome contains `by`: the id of the call that cancels the job, or
--- another text. It must not need escaping in JSON.
+-- another text. `by` must not need escaping in JSON, and the envelope must be valid JSON.
 local function cancel(id, envelope, t, by)
   local q = queue_of(envelope)
   if rc('ZREM', P .. ':scheduled:' .. q, id) == 0 and rc('ZREM', P .. ':deferred:' .. q, id) == 0 then
@@ -406,7 +413,7 @@ local function cancel(id, envelope, t, by)
   notify_dependents({ id }, false)
   process_notifications(100, t)
 end
--- Cancels jobs that have stopped running without an outcome, if their cancellation was requested while they ran.
+-- Cancels the jobs `ids`, which have stopped running without an outcome, if their cancellation was requested while they ran.
 local function cancel_requested(ids, t)
   if rc('EXISTS', P .. ':cancel') == 0 then return end
   for i, asked in ipairs(rc('SMISMEMBER', P .. ':cancel', unpack(ids))) do

@@ -1,10 +1,10 @@
--- Adds what `move_out` has taken out of another prefix. Each batch is added once, however often it is sent: the hash `moved`
--- has the number of the last batch of each move. The number is kept after the end of a move, because another process may
--- still send one of its batches.
+-- Adds the records that `move_out` has taken out of another prefix or server. Each batch is added once, however often it is
+-- sent: the hash `moved` has the number of the last batch of each move. The number is kept after the end of a move, because
+-- another process may still send one of its batches.
 -- ARGV: id of the move, number of the batch, records..
 -- Returns {number of jobs, number of ended jobs} in the batch
 local MOVE = ARGV[1]
-local REMEMBERED = 30 * DAY -- how long after its last batch a move can be continued
+local REMEMBERED = 30 * DAY -- how long after its last batch a move can at least be continued
 local FIELDS = { 'att', 'crash', 'err', 'unknown', 'group', 'key', 'waits' }
 local add = {}
 
@@ -53,8 +53,8 @@ function add.key(record)
   if string.find(record.name, '^uniq:') then
     rc('SET', key, record.value, 'NX', 'PX', record.ttl)
   elseif tonumber(record.value) > tonumber(rc('GET', key) or 0) then
-    -- The value is a time: when the token bucket of a rate limit will be full again, or up to when states were deleted early.
-    -- The later time is kept.
+    -- The value is a time: when the token bucket of a rate limit will be full again or, for `forgotten`, the latest end of a
+    -- job whose state was deleted early. The later time is kept.
     rc('SET', key, record.value, 'PX', record.ttl)
   end
 end

@@ -22,7 +22,8 @@ local function add(record, size)
 end
 local function is_full() return records >= MAX_RECORDS or bytes >= MAX_BYTES or examined >= MAX_EXAMINED end
 
--- Takes a job out. The caller has removed the id from its list or set. A job without an envelope was canceled, and is skipped.
+-- Takes a job out. The caller has removed the id from its list or set. A job without an envelope was canceled or deleted, and
+-- is skipped.
 local function take_job(id, q, place, at)
   examined = examined + 1
   local envelope = rc('HGET', P .. ':jobs', id)
@@ -137,8 +138,8 @@ function steps.ended()
   return records > 0 and 'more' or 'end'
 end
 
--- Takes the keys that may outlive their jobs: those of unique jobs and of rate limits, and the time up to which states were
--- deleted early.
+-- Takes the keys that belong to no job or may outlive their job: unique keys, the token buckets of rate limits, and the time up
+-- to which states were deleted early.
 function steps.keys()
   local pattern = string.gsub(P, '[%*%?%[%]%^\\]', '\\%0') .. ':*'
   local page = rc('SCAN', argument == '' and '0' or argument, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'string')

@@ -3,8 +3,9 @@
 -- ARGV: commands without a key that only some settings of the product need
 -- Returns {the commands that the user may not run, 1 if keys that begin with the prefix and a colon are refused, else 0}
 local key, missing, keys_refused = P .. ':probe', {}, 0
--- The commands of the scripts in this folder and in `src/attempts` and `src/rate_limits`, then commands that no script runs:
--- PSETEX for the cache, and BZPOPMIN for the notifier of a worker. SCAN is not checked, because only `saas queue move` needs it.
+-- The commands of the scripts in this folder and in `src/attempts` and `src/rate_limits`, then two commands that no script runs:
+-- PSETEX, for the cache among others, and BZPOPMIN, for the notifier of a worker. SCAN is not checked, because only
+-- `saas queue move` cannot work without it.
 local COMMANDS = 'DEL EXISTS GET PEXPIREAT PTTL RENAMENX SET UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HRANDFIELD HSCAN HSET '
   .. 'HSETNX HSTRLEN LINDEX LLEN LPOP LPOS LPUSH LRANGE LREM RPOP RPUSH SADD SISMEMBER SMEMBERS SMISMEMBER SREM ZADD ZCARD '
   .. 'ZRANGE ZRANGEBYSCORE ZREM ZREVRANGE ZSCAN ZSCORE PSETEX BZPOPMIN'

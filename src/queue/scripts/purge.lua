@@ -1,4 +1,5 @@
--- Deletes the jobs of a queue that were in one state when the purge started, a limited number in each call.
+-- Deletes the jobs of a queue that are in one state, a limited number in each call. Keeps jobs that were created or, if the state
+-- is `failed`, have failed after the purge started.
 -- ARGV:
 --   queue
 --   state (queued, scheduled, deferred, failed)
@@ -26,8 +27,8 @@ if state == 'failed' then
 elseif state == 'queued' then
   -- First, all lists are renamed, in several calls if there are many. Jobs that are enqueued after their list was renamed go to
   -- a new list, which is not examined. Each renamed list is then purged from its end. It may have jobs that were enqueued
-  -- between the start of the purge and the renaming: these go back to the front of the queue. A renamed list is a normal group:
-  -- workers fetch from it, even if the purge never continues.
+  -- between the start of the purge and the renaming: these go back to the front of their queue or group. A renamed list is a
+  -- normal group: workers fetch from it, even if the purge never continues.
   local turns, lists, at, examined, moved = P .. ':turns:' .. q, {}, 1, 0, tonumber(ARGV[6] or 0)
   local function moved_name(group) return 'purged up to ' .. last_id .. ' ' .. group end
   if not ARGV[6] then
@@ -81,6 +82,7 @@ if #ids > 0 then
     notify_dependents(ids, false)
   end
 end
--- Dependents are notified only at the end: they may become ready in lists that are still to be examined.
+-- Dependents are notified only at the end. Otherwise this purge could delete dependents that become ready in lists that are still
+-- to be examined.
 if #remaining == 0 then process_notifications(100, now()) end
 return { deleted, remaining }

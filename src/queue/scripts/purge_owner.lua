@@ -58,7 +58,8 @@ end
 for base = 1, #ids, CHUNK do delete({ unpack(ids, base, math.min(base + CHUNK - 1, #ids)) }) end
 local notifying = process_notifications(100, now())
 if cursor == '0' then
-  -- Jobs of the owner that waited for deleted jobs have failed. They are in the list of failed jobs, so the lists come again.
+  -- When the dependents of the deleted jobs are notified, they fail. Those of this owner are then in the owner's list of failed
+  -- jobs, so the lists are examined again.
   cursor = (notifying or rc('EXISTS', account .. ':failed') == 1) and 'lists' or ''
 end
 return { deleted, stopped, cursor }

@@ -4,7 +4,7 @@
 --   queue
 --   n: number of jobs
 --   when the jobs are due (0: now, +ms: after a delay, ms: at this time)
---   front (1: before the waiting jobs of the queue or of the group, 0: after them)
+--   front (1: before the ready jobs of the group or, without a group, of the queue that have no group; 0: after these jobs)
 --   group ('' for none)
 --   unique key ('' for none); this and the next four arguments are used only if n is 1
 --   window of the unique key (ms)
@@ -34,7 +34,7 @@ if due <= t then due = 0 end
 
 -- A job cannot have ended before its id was created, so buckets that are older than all ids are not searched. The clock of the
 -- client that created an id may be two minutes ahead of the clock of Redis. If it is further ahead, a repeated push is recognized
--- until two minutes after the end of the job; for a prepared job, until two minutes and the age after it.
+-- for at least two minutes after the end of the job; for a prepared job, for at least two minutes more than `age`.
 local made = t - (age or 0)
 for i = 1, n do
   local ms = string.match(ARGV[IDS + i], '^(%x%x%x%x%x%x%x%x%x%x%x%x)7')
@@ -61,8 +61,9 @@ for base = 0, n - 1, CHUNK do
 end
 if #new == 0 then return known end
 
--- States are kept for a day. If `tick` has deleted states early, `forgotten` is the latest time at which one of their jobs
--- ended. An unknown job may have ended if it may have been pushed before that time, or more than a day ago.
+-- States are kept for at least a day, unless `tick` deletes them early. `forgotten` is the latest time at which a job may have
+-- ended whose state was deleted early. An unknown job may have ended if it may have been pushed before that time, or more than
+-- a day ago.
 if age and age > 0 and t - age - 120000 < math.max(t - DAY, tonumber(rc('GET', P .. ':forgotten') or 0)) then
   return redis.error_reply('FORGOTTEN ' .. ARGV[IDS + new[1]])
 end
@@ -92,8 +93,8 @@ if key ~= '' then
   rc('SET', P .. ':uniq:' .. key, ARGV[IDS + 1], 'PX', window)
   rc('HSET', P .. ':key', ARGV[IDS + 1], key)
 end
--- Collects the dependencies that have not ended, and checks whether one has failed or was canceled. Only here, because a
--- dependency may be the job that was canceled above.
+-- Collects the dependencies that have not ended, and checks whether one has failed or was canceled. This is not done before,
+-- because a dependency may be the job that was canceled above.
 local missing, failed = {}, false
 for i = 1, waits do
   local parent = ARGV[PARENTS + i]

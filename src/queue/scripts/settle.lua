@@ -9,8 +9,8 @@
 --   unknown      the worker does not know the task. The job is delivered again after arg ms, at most ttl (a number) times.
 --                Then it fails for good; text is the error
 --   dead         the job has failed for good; text is the error
---   release      the job goes back to the front of its queue, and no attempt is counted
--- Returns the positions (from 1) of the rejected entries
+--   release      the job goes back to the front of its queue or group, and no attempt is counted
+-- Returns the positions of the rejected entries among the entries, from 1
 local q, k = ARGV[1], tonumber(ARGV[2])
 local t, off, rejected = now(), 2 + k, {}
 local n = (#ARGV - off) / 6
@@ -79,7 +79,7 @@ for base = 0, n - 1, CHUNK do
   for _, id in ipairs(failed) do rc('HINCRBY', P .. ':att', id, 1) end
   if #errors > 0 then rc('HSET', P .. ':err', unpack(errors)) end
   if #later > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(later)) end
-  -- The progress of a run that has ended is not that of the next run.
+  -- Deletes the progress of the runs that have ended: the next run of a job begins without progress.
   if #gone > #over and rc('EXISTS', P .. ':prog') == 1 then rc('HDEL', P .. ':prog', unpack(gone)) end
   if #front > 0 then make_ready(q, front, true) end
   if #back > 0 then cancel_requested(back, t) end

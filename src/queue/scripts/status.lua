@@ -5,7 +5,8 @@
 --   {} if the job is unknown
 --   {'done', state, outcome or '' if the outcome is no longer kept} if it has finished or was canceled
 --   {state, envelope, failures, crashes, error, progress, extra} for other jobs. `extra` is the holder of a running job
---     (`token|worker|started at`), the time at which a failed job has failed or another job is due (ms), or nil
+--     (`token|worker|started at`), the time at which a failed job has failed or a scheduled or deferred job
+--     is due (ms), or nil for a queued job
 local max_bytes, max_outcome = tonumber(ARGV[1]), tonumber(ARGV[2])
 -- Returns `text`, which is an envelope or ends with one, without the payload if the text is large. `tail` follows the envelope.
 -- The payload is the last field. A backslash precedes each quote in a JSON string, so no text of an earlier field matches.

@@ -1,6 +1,7 @@
--- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, notifies dependents, and deletes old records,
--- failed jobs and entries of workers. Also wakes a worker for each queue with ready jobs, in case a wake-up was lost. Each call
--- does the work that is due, so the schedulers of several workers may call the script at any time.
+-- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, notifies dependents, and deletes old records
+-- of ended jobs, old failed jobs, and the entries of workers that have stopped sending heartbeats. Also wakes a worker for each
+-- queue with ready jobs, in case a wake-up was lost. Each call does the work that is due, so the schedulers of several workers
+-- may call the script at any time.
 -- ARGV:
 --   length of the leases (ms)
 --   longest normal gap between two calls (ms)
@@ -15,7 +16,7 @@
 --   how many states of ended jobs are kept
 -- Returns:
 --   number of jobs that have become due
---   number of jobs of crashed workers that will run again
+--   number of jobs of crashed workers that are ready or scheduled again, or were canceled as requested before
 --   number of jobs of crashed workers that have failed for good
 --   1 if there is more to do now, else 0
 --   ms until more jobs of crashed workers can be recovered, or 0
@@ -25,8 +26,8 @@ local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(A
 local t = now()
 local last = tonumber(rc('GET', P .. ':tick') or t)
 rc('SET', P .. ':tick', t)
--- A gap means that Redis was down, the machine was suspended or its clock has jumped, so running workers could not renew their
--- leases. No job is recovered for the length of a lease, so that these workers can send a heartbeat.
+-- A longer gap may mean that Redis was down, the machine was suspended or its clock has jumped, so that running workers could not
+-- renew their leases. No job is recovered for the length of a lease, so that these workers can send a heartbeat.
 if t - last > gap or last - t > 1000 then rc('SET', P .. ':grace', 1, 'PX', lease) end
 local grace = rc('EXISTS', P .. ':grace') == 1
 local promoted, recovered, died, more, retry_after, handled, suspects = 0, 0, 0, 0, 0, 0, 0
@@ -54,7 +55,7 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     local ahead = holder and string.find(holder, AHEAD .. '|', 1, true)
     for _, id in ipairs(ids) do
       -- A job that was fetched ahead may not have started, so the crash does not count. An entry in `crash`, even of 0 crashes,
-      -- keeps `fetch` from taking the job ahead again, so it runs in a slot, where a crash counts.
+      -- keeps `fetch` from taking the job ahead again. The next fetch for a free slot takes it, and then a crash counts.
       local crashes = 0
       if ahead then rc('HSETNX', P .. ':crash', id, 0) else crashes = rc('HINCRBY', P .. ':crash', id, 1) end
       rc('HDEL', P .. ':run', id)
@@ -68,8 +69,8 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
         died = died + 1
       else
         -- A job whose worker has crashed for the first time is ready at once. Jobs whose workers have crashed more often are
-        -- suspects: they become ready one after the other, so that the job that crashes its worker does not run together with
-        -- the same jobs again.
+        -- suspects: the first eleven of a call become ready one after the other, the rest with the eleventh, so that the job
+        -- that crashes its worker does not run together with the same jobs again.
         local delay = 0
         if crashes > 1 then
           delay = backoff * (2 ^ (crashes - 2) * (0.5 + jitter) + math.min(suspects * 0.3, 3))
