@@ -32,11 +32,11 @@ struct BatcherState {
     pushing: bool,
 }
 
-/// What the jobs of one push have in common.
+/// The properties that all jobs of one push share.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Destination {
     pub(super) queue: Cow<'static, str>,
-    /// The group of an owner or a scope, or `None`.
+    /// The group of the jobs. `None` for jobs without a group.
     pub(super) group: Option<String>,
     /// The limits of each owner. They apply only to jobs with an owner. `None` for no limits.
     pub(super) limits: Option<OwnerLimits>,
@@ -59,12 +59,12 @@ impl EnqueueBatcher {
         Self { pushes, state: Arc::default() }
     }
 
-    /// Enqueues a job in the next batch, and returns when Redis has the job. The time limit of [`PushClient::in_time`]
-    /// includes the wait for the batch that is being pushed.
+    /// Enqueues a job in one of the next batches, and returns when Redis has the job, and so have as many replicas as
+    /// the client waits for. The time limit of [`PushClient::in_time`] includes the wait for the batches before.
     ///
     /// # Errors
-    /// [`Error::OwnerLimit`] if the owner has reached a limit; [`Error::Unavailable`] if Redis does not answer in time, or for
-    /// any other error.
+    /// [`Error::OwnerLimit`] if the job would exceed a limit of its owner; [`Error::Unavailable`] if Redis does not answer in
+    /// time, or for any other error.
     pub(super) async fn push(&self, destination: Destination, id: String, envelope: String) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let is_first = {

@@ -61,7 +61,8 @@ impl Room {
 /// The result of one round trip.
 pub(super) struct FlushResult {
     pub(super) fetched: Vec<Delivery>,
-    /// Time until a rate limit allows more jobs. `None` if no rate limit holds jobs back.
+    /// Time until a used-up rate limit allows another job. `None` if this fetch has used up no rate limit, and no used-up
+    /// rate limit holds jobs back.
     pub(super) retry_after: Option<Duration>,
     /// Whether Redis answered all calls, and the flush could fetch. A flush that releases a lost fetch does not fetch.
     pub(super) complete: bool,
@@ -151,7 +152,7 @@ impl BrokerSession {
         flushed
     }
 
-    /// Fetches jobs. Also returns for how many milliseconds a rate limit holds more jobs back; 0 if none does.
+    /// Fetches jobs. Also returns [`FlushResult::retry_after`] in milliseconds, or 0 for `None`.
     async fn fetch(
         &self,
         token: &str,
@@ -250,7 +251,7 @@ impl SettlementBatch {
         }
     }
 
-    /// Returns the positions of the deliveries that Redis rejected.
+    /// Settles the deliveries. Returns the positions, from 1, of the deliveries that Redis rejected.
     async fn settle(&self, prefix: &str, mut conn: MultiplexedConnection) -> RedisResult<Vec<usize>> {
         let mut call = scripts::SETTLE.key(prefix);
         call.arg(&*self.queue).arg(self.ended_leases.len());
@@ -267,8 +268,8 @@ impl SettlementBatch {
                 }
                 Disposition::Retry { after, error } => ("retry", milliseconds(*after), 0, error.as_str()),
                 Disposition::Snooze { after } => ("snooze", milliseconds(*after), 0, ""),
-                Disposition::UnknownTask { after, max_deliveries, error } => {
-                    ("unknown", milliseconds(*after), *max_deliveries, error.as_str())
+                Disposition::UnknownTask { after, max_redeliveries, error } => {
+                    ("unknown", milliseconds(*after), *max_redeliveries, error.as_str())
                 }
                 Disposition::Dead { error } => ("dead", Cow::Borrowed("0"), 0, error.as_str()),
                 Disposition::Release => ("release", Cow::Borrowed("0"), 0, ""),
@@ -282,7 +283,7 @@ impl SettlementBatch {
     fn finish_settlement(&self, rejected: &[usize], leases: &Leases) {
         self.ended_leases.iter().for_each(|lease| leases.remove(lease));
         if !rejected.is_empty() {
-            // Either a settlement was repeated because its answer was lost, or a lease has expired.
+            // Usually a settlement was repeated because its answer was lost, or a lease has expired.
             tracing::warn!(
                 jobs = rejected.len(),
                 queue = &*self.queue,
@@ -293,7 +294,7 @@ impl SettlementBatch {
 }
 
 /// Returns the argument `arg` of the settle script for an ended job: 1 if Redis may hold records of the job that must be
-/// deleted, else 0, followed by its owner and scope.
+/// deleted, else 0, followed by the owner and the scope of the job.
 fn records_and_origin(has_records: bool, origin: &str) -> Cow<'static, str> {
     match (has_records, origin) {
         (false, "") => "0".into(),

@@ -14,7 +14,8 @@ use super::{
 pub struct QueueOptions {
     /// Prefix of every key in Redis. Redis Cluster needs a hash tag, such as `{rq}`.
     pub prefix: String,
-    /// How long Redis may take to answer one attempt; a call makes at most two.
+    /// How long Redis may take to answer one attempt. All attempts of one call together have twice this
+    /// time. A call that enqueues has up to three times this time, including the wait for replicas.
     pub timeout: Duration,
 }
 
@@ -31,8 +32,8 @@ pub struct Queue {
 impl Queue {
     /// Creates a client that sends its commands on `connection`.
     ///
-    /// The connection may repeat a command whose answer was lost. Workers open connections of their own with
-    /// `connector`.
+    /// The connection may repeat a command whose answer was lost. Workers, [`server`](Self::server), and pushes that wait for
+    /// replicas open connections of their own with `connector`.
     pub fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
         connector: impl Connector,

@@ -1,4 +1,4 @@
-//! How workers connect to Redis.
+//! How workers, and calls that need a connection of their own, connect to Redis.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub trait Connector: Send + Sync + 'static {
     /// Connects within `connect_timeout`, and blocks the thread. For threads without an async runtime.
     ///
     /// # Errors
-    /// If the server does not answer.
+    /// If the server does not answer in time, or refuses the connection.
     fn connect_blocking(&self, connect_timeout: Duration) -> RedisResult<redis::Connection>;
 
     /// Returns a channel whose value changes when another server has become the primary. The caller must then replace older

@@ -21,9 +21,9 @@ const JOBS_PER_CALL: u64 = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancel {
     Canceled,
-    /// The job is running and was told to stop.
+    /// The job is running. The next heartbeat of its worker tells it to stop.
     Requested,
-    /// The job had finished, failed or been canceled before.
+    /// The job had finished, failed or been canceled before, or its envelope is malformed.
     Ended,
     /// No job with this id is known.
     Unknown,
@@ -63,7 +63,8 @@ impl Queue {
     }
 
     /// As [`cancel`](Self::cancel), for a job that another process may be about to enqueue with
-    /// [`enqueue_prepared`](Self::enqueue_prepared). An unknown job is recorded as canceled, so that it is not enqueued later.
+    /// [`enqueue_prepared`](Self::enqueue_prepared). An unknown job is recorded as canceled, so that it is not enqueued
+    /// later. Returns [`Cancel::Canceled`] also if the job had been canceled before.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
@@ -117,9 +118,9 @@ impl Queue {
         }
     }
 
-    /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Keeps jobs that are enqueued or
-    /// fail after `queue` was read. Returns how many jobs were deleted; for queued jobs, this may include jobs that were
-    /// canceled before.
+    /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Keeps jobs that are enqueued
+    /// or fail after `queue` was read. Returns how many jobs were deleted. The number is too low if an answer of Redis was
+    /// lost.
     ///
     /// # Errors
     /// [`Error::Invalid`] for any other state; [`Error::Unavailable`] if Redis does not answer.
@@ -135,7 +136,8 @@ impl Queue {
         let last_id = format!("{started_at:012x}g");
         let (mut total, mut remaining) = (0, Vec::<String>::new());
         loop {
-            // A call that saw only new jobs deletes nothing, although old jobs remain. So the script returns the remaining work.
+            // A call that saw only new jobs deletes nothing, although old jobs may remain. So the script returns the
+            // remaining work.
             let mut call = self.prepare_call(&scripts::PURGE);
             call.arg(&queue.name).arg(state.as_str()).arg(JOBS_PER_CALL).arg(started_at).arg(&last_id);
             call.arg(&remaining);
@@ -201,7 +203,7 @@ impl Queue {
         Ok(changed == 1)
     }
 
-    /// Stops workers from taking jobs of a queue. Running jobs continue, and jobs can still be enqueued.
+    /// Stops workers from fetching jobs of a queue. Jobs that were fetched before still run, and jobs can still be enqueued.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.

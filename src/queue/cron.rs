@@ -2,10 +2,10 @@
 //!
 //! Redis has the time at which each schedule is next due. The scheduler of every worker compares this time with the clock of
 //! Redis. For a due schedule, a script replaces the time and enqueues the job. The script does nothing if the time has
-//! changed since the scheduler read it, so each due time fires once.
+//! changed since the scheduler read it, so each due time fires at most once.
 //!
-//! The key of a schedule contains its expression. While a new version with another expression is rolled out, the old and the
-//! new workers use different keys.
+//! The name of a schedule contains its expression and time zone. While a new version with another expression is rolled out,
+//! the schedules of the old and the new workers have different names.
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -28,7 +28,7 @@ const MAX_LATENESS_MS: i64 = 60_000;
 
 /// One parsed schedule.
 struct Entry {
-    /// The key of the schedule in Redis.
+    /// The name of the schedule: its field in the hash `cron` in Redis.
     name: String,
     task: &'static str,
     queue: &'static str,

@@ -19,9 +19,10 @@ use super::{
     signals::{JobSignals, StopReason},
 };
 
-/// How long a job may continue after it was told to stop; then it is dropped.
+/// How long a job may continue after it was told to stop; then it is dropped. A job whose lease is lost is dropped at once.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
-/// Maximum size of an outcome in bytes of JSON. A larger result belongs in a table or a file, and the job returns its key.
+/// Maximum size of an outcome in bytes of JSON. A larger result belongs in a row or a file, and the job returns the key of
+/// the row or the name of the file.
 const MAX_OUTCOME_BYTES: usize = 1024 * 1024;
 /// How long a job whose task this build does not know is left to other workers, before the job fails. A newer build that is
 /// being rolled out may know the task.
@@ -47,7 +48,7 @@ pub(super) struct Delivery {
     pub(super) signals: JobSignals,
 }
 
-/// The fields that envelopes of all versions have.
+/// The fields that this release reads from an envelope of a later version.
 #[derive(serde::Deserialize)]
 struct EnvelopeHead {
     v: u8,
@@ -155,7 +156,7 @@ impl Delivery {
         let mut running = AssertUnwindSafe(running).catch_unwind();
         let mut timed_out = false;
         // A job that was told to stop may clean up, and its result still counts. If the lease is lost, the job is dropped at
-        // once: another worker may be running it, and Redis would reject the result.
+        // once: another worker may be running it, and Redis may reject the result.
         let answer = tokio::select! {
             answer = &mut running => Some(answer),
             () = self.signals.token().cancelled() => match self.signals.reason() {
@@ -274,8 +275,8 @@ impl Delivery {
             detail: Some(format!("task {task:?}, version {version}")),
             at: self.fetched_at,
         };
-        let max_deliveries = UNKNOWN_TASK_TIMEOUT.as_secs() / UNKNOWN_TASK_RETRY_AFTER.as_secs();
-        Disposition::UnknownTask { after: UNKNOWN_TASK_RETRY_AFTER, max_deliveries, error: to_json(&error) }
+        let max_redeliveries = UNKNOWN_TASK_TIMEOUT.as_secs() / UNKNOWN_TASK_RETRY_AFTER.as_secs();
+        Disposition::UnknownTask { after: UNKNOWN_TASK_RETRY_AFTER, max_redeliveries, error: to_json(&error) }
     }
 
     fn dead(&self, message: &str, detail: &str) -> Disposition {

@@ -36,18 +36,18 @@ pub(super) enum Disposition {
     Snooze {
         after: Duration,
     },
-    /// This worker does not know the task. The job is delivered again, to any worker, and fails after `max_deliveries` such
-    /// deliveries.
+    /// This worker does not know the task. The job is delivered again, to any worker, at most `max_redeliveries` times for
+    /// this reason. After these, the job fails if the next worker does not know the task either.
     UnknownTask {
         after: Duration,
-        max_deliveries: u64,
+        max_redeliveries: u64,
         error: String,
     },
     /// The job has failed for good.
     Dead {
         error: String,
     },
-    /// The job goes back to the queue as if it had not been fetched.
+    /// The job goes back to the front of its queue or group, and no attempt is counted.
     Release,
 }
 
@@ -63,8 +63,8 @@ impl Disposition {
     }
 }
 
-/// Returns how long to wait before a retry: `base`, doubled with each failure, up to an hour. A jitter of ±25 % keeps jobs
-/// that failed together from retrying together.
+/// Returns how long to wait before a retry: `base`, doubled with each failure after the first, up to an hour. A jitter of
+/// ±25 %, which may exceed the hour, keeps jobs that failed together from retrying together.
 pub(super) fn backoff(base: Duration, failures: u32) -> Duration {
     let full = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(MAX_BACKOFF);
     let jitter = (uuid::Uuid::new_v4().as_u128() % 1_000) as f32 / 1_000.0;

@@ -1,4 +1,4 @@
-//! Enqueues jobs, one or many, now or later.
+//! The methods of the client that enqueue jobs, one or many, now or later.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use super::{
     queues::Queues,
 };
 
-/// Maximum size of an envelope in bytes. A larger payload belongs in a table or a file, and the job has its key.
+/// Maximum size of an envelope in bytes. A larger payload belongs in a row or a file, and the job has the key of the row
+/// or the name of the file.
 const MAX_ENVELOPE_BYTES: usize = 1024 * 1024;
 
 impl Queue {
@@ -29,9 +30,10 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis is full, does not answer, or too few replicas have the job in time. In the last two
-    /// cases, the job may have been enqueued. [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments.
-    /// [`Error::OwnerLimit`] if the owner has reached a limit. [`Error::Invalid`] for the scope. [`Error::Internal`] if `origin`
-    /// has an owner, and users may not enqueue the job.
+    /// cases, the job may have been enqueued. [`Error::TooLarge`] and [`Error::TooDeep`] for arguments that are too large or
+    /// nested too deeply. [`Error::OwnerLimit`] if the job would exceed a limit of its owner. [`Error::Invalid`] for an
+    /// invalid scope. [`Error::Internal`] if `origin` has an owner, and users may not enqueue the job. Also if the name of
+    /// the queue is invalid, or the arguments cannot be serialized.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
         let options = EnqueueOptions::default().for_origin(&origin)?;
         let (id, envelope) = create_job(job, &origin, &options)?;

@@ -1,4 +1,4 @@
-//! When and where a job is enqueued.
+//! The options of enqueuing a job: when, where, how often, and after which jobs.
 
 use std::time::Duration;
 
@@ -15,23 +15,24 @@ const MAX_NAME_BYTES: usize = 255;
 const MAX_DEPENDENCIES: usize = 100;
 const MAX_UNIQUE_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// When and where a job is enqueued. By default, the job goes to the end of its queue, now.
+/// The options of enqueuing a job: when, where, how often, and after which jobs. By default, the job goes to the end of its
+/// queue, now, without a unique key or dependencies.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EnqueueOptions {
     pub when: When,
-    /// Whether the job goes before all waiting jobs of its queue or, if it has a group, of its group. Has no effect on a job that
-    /// is due later, or that waits for other jobs.
+    /// Whether the job goes before all ready jobs of its group or, without a group, before the ready jobs of its queue that
+    /// have no group. Has no effect on a job that is due later, or that waits for other jobs.
     pub front: bool,
     /// The group of the job, 1 to 255 bytes. Groups take turns: with one group per tenant, no tenant can starve another. Must
-    /// be `None` for a job with a scope or an owner: such a job is in the group of its scope or, without a scope, of its
-    /// owner.
+    /// not begin with `owner:` or `scope:`. Must be `None` for a job with a scope or an owner: such a job is in the group of
+    /// its scope or, without a scope, of its owner.
     pub group: Option<String>,
     pub unique: Option<Unique>,
-    /// Ids of up to 100 jobs that must finish before this one starts. If one of them fails or is canceled, this job
-    /// fails too.
+    /// Ids of up to 100 jobs that must finish before this one starts. If one of them fails, is canceled or is
+    /// purged, this job fails too, unless `after_failures` is set.
     pub after: Vec<String>,
-    /// Whether the job also runs if a job in `after` fails or is canceled.
+    /// Whether the job also runs if a job in `after` fails, is canceled or is purged.
     pub after_failures: bool,
 }
 
@@ -45,8 +46,9 @@ pub enum When {
     At(DateTime<Utc>),
 }
 
-/// Allows one job per key. The key is free again when the window is over, or when the job fails for good or is canceled. A
-/// job that has finished keeps the key until the window is over.
+/// Deduplicates jobs: while a job has the key, `on_duplicate` says how another job with the same key is enqueued. The key is
+/// free again when the window is over, or when the job fails for good, is canceled or is purged. A job that has finished
+/// keeps the key until the window is over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Unique {
     /// 1 to 255 bytes.
@@ -70,7 +72,7 @@ impl EnqueueOptions {
     /// Checks the options, and sets the group of a job with a scope or an owner.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name, scope, key or window out of range, or too many dependencies. Also for any group of a
+    /// [`Error::Invalid`] for a group, scope, key or window out of range, or too many dependencies. Also for any group of a
     /// job with an owner or a scope, and for a group with a reserved name.
     pub(super) fn for_origin(self, origin: &Origin) -> Result<Self> {
         self.check()?;

@@ -41,7 +41,7 @@ pub(super) struct Envelope<P = Value> {
     pub(super) owner: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) scope: Option<String>,
-    /// Id of the request that enqueued the job.
+    /// Id of the request for which the job was enqueued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) req: Option<String>,
     /// Trace context of that request (W3C `traceparent`).
@@ -54,9 +54,10 @@ pub(super) struct Envelope<P = Value> {
     pub(super) key: Option<String>,
     /// How long the outcome is kept, in milliseconds.
     pub(super) ttl: u64,
-    /// When the job was enqueued, in milliseconds since the epoch.
+    /// When the envelope was created, in milliseconds since the epoch.
     pub(super) at: i64,
-    /// The arguments. Must be the last field: scripts omit the payload from a large envelope by cutting off its end.
+    /// The arguments. Must be the last field: a script omits the payload from a large envelope by cutting off the envelope's
+    /// end.
     pub(super) payload: P,
 }
 

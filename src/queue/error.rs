@@ -15,10 +15,10 @@ pub enum Error {
     /// An argument is invalid; `field` is its name.
     #[error("{field}: {message}")]
     Invalid { field: &'static str, message: String },
-    /// A job was to wait for the job with this id, which does not exist.
+    /// A job was to wait for the job with this id, which does not exist, or whose state is no longer kept.
     #[error("there is no job {0}; it may have expired")]
     UnknownJob(String),
-    /// The owner of the job has reached a limit: of the number or the total size of waiting and running jobs, or of jobs per
+    /// The job would exceed a limit of its owner: of the number or the total size of waiting and running jobs, or of jobs per
     /// hour.
     #[error("{0}")]
     OwnerLimit(OwnerLimit),
@@ -47,13 +47,13 @@ pub enum OwnerLimit {
     Jobs,
     #[error("The unfinished jobs are too large in total; try again when some have finished")]
     Bytes,
-    /// More jobs are accepted after `wait`.
+    /// The limit allows the refused jobs after `wait`, if the owner enqueues no others before.
     #[error("Too many jobs in the last hour; try again later")]
     Rate { wait: Duration },
 }
 
 impl OwnerLimit {
-    /// Parses the text of the error [`scripts::OWNER_LIMIT_CODE`].
+    /// Parses the text that follows the code [`scripts::OWNER_LIMIT_CODE`].
     fn parse(text: &str) -> Self {
         let mut words = text.split_whitespace();
         match (words.next(), words.next()) {
@@ -93,7 +93,7 @@ impl From<RedisError> for Error {
     }
 }
 
-/// Returns the messages of an error and its causes in one line.
+/// Returns the messages of an error and its causes, separated by `: `. Omits a message with which the text already ends.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

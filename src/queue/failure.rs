@@ -43,17 +43,18 @@ impl Failure {
         Self { message: None, source: None, action: FailureAction::Snooze(wait) }
     }
 
-    /// Cancels the job, because there is nothing left to do. The owner of the job can read the reason.
+    /// Cancels the job instead of retrying it, for example because there is nothing left to do. The owner of the job can read
+    /// the reason.
     pub fn discard(reason: impl Into<String>) -> Self {
         Self { action: FailureAction::Discard, ..Self::new(reason) }
     }
 
-    /// Retries after `wait` instead of the back-off of the job.
+    /// Retries, while attempts remain, after `wait` instead of the back-off of the job.
     pub fn retry_in(self, wait: Duration) -> Self {
         Self { action: FailureAction::Retry(Some(wait)), ..self }
     }
 
-    /// Fails the job for good: a retry would fail too.
+    /// Fails the job for good, without a retry.
     pub fn permanent(self) -> Self {
         Self { action: FailureAction::Fail, ..self }
     }

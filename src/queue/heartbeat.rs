@@ -29,7 +29,10 @@ pub(super) struct Heartbeat {
 
 impl Heartbeat {
     /// Starts two threads. One sends heartbeats; the other never waits for the network, and stops the jobs of leases
-    /// that were not renewed.
+    /// that were not renewed in time.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
     pub(super) fn start(leases: Leases, heartbeats: HeartbeatLoop) -> io::Result<Self> {
         let (renewed, fenced, lease) = (leases.clone(), leases.clone(), heartbeats.lease);
         let named = |name: &str| thread::Builder::new().name(name.into());

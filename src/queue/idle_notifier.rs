@@ -1,4 +1,4 @@
-//! Wakes an idle worker when there may be jobs.
+//! The task that wakes an idle worker when there may be jobs.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ const BLOCK_TIMEOUT_SECS: f64 = 5.0;
 
 /// Notifies a worker when there may be jobs to fetch.
 ///
-/// Blocks on the key `wake:<queue>`, not on the job list: a blocking pop removes the element even if its answer is
+/// Blocks on the keys `wake:<queue>`, not on the lists of jobs: a blocking pop removes the element even if its answer is
 /// lost, and a lost job could not be recovered.
 pub(super) struct IdleNotifier {
     /// The worker notifies this to ask for one notification of `woken`.

@@ -1,4 +1,4 @@
-//! Reads the state of queues and jobs.
+//! The methods of the client that read the state of queues and jobs.
 
 use chrono::{DateTime, Utc};
 use redis::{FromRedisValue, ParsingError, Value};
@@ -17,7 +17,7 @@ use super::{
 const JOBS_PER_STATUS_CALL: usize = 20;
 /// Maximum number of jobs that one call reads without payloads and results.
 const SMALL_JOBS_PER_STATUS_CALL: usize = 200;
-/// Maximum size of an envelope that a list has with its payload.
+/// Maximum size in bytes of an envelope that a list has with its payload.
 const MAX_LISTED_ENVELOPE_BYTES: usize = 16 * 1024;
 /// Maximum number of ids in a [`JobPosition`].
 const MAX_LAST_JOBS: usize = 5;
@@ -45,8 +45,8 @@ pub struct QueueInfo {
     pub rate_limit: Option<Rate>,
 }
 
-/// Totals since the queue was created. Every job that was enqueued or requeued has finished, failed or been canceled, or
-/// still waits or runs.
+/// Totals since the queue was created. Purged jobs count as canceled, unless they had failed. So the sum of `enqueued` and
+/// `requeued` is the sum of `finished`, `failed` and `canceled`, plus the number of jobs that still wait or run.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Totals {
     pub enqueued: u64,
@@ -117,7 +117,7 @@ impl Queue {
         self.inspect(None).await
     }
 
-    /// Returns one queue; `None` if no job was ever enqueued in it, and no setting of it changed.
+    /// Returns one queue; `None` if no job was ever enqueued in it, and it was never paused or limited.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
@@ -149,7 +149,8 @@ impl Queue {
         Ok(self.read_statuses(&[id.to_owned()], 0, usize::MAX).await?.pop())
     }
 
-    /// Returns the status of each of these jobs that exists, without payloads and results. Reads 200 jobs in one call.
+    /// Returns the status of each of these jobs that exists, without payloads and results. Reads up to 200 jobs in one call
+    /// of Redis.
     ///
     /// # Errors
     /// As [`Self::status`].
@@ -161,9 +162,9 @@ impl Queue {
         Ok(jobs)
     }
 
-    /// Returns `count` jobs of a queue in one state, after the first `offset`. Failed jobs are sorted by the time of their
-    /// failure, latest first. Scheduled and deferred jobs are sorted by the time at which they are due. Queued jobs without a
-    /// group come first, then each group.
+    /// Returns up to `count` jobs of a queue in one state, after the first `offset`. Failed jobs are sorted by the time of
+    /// their failure, latest first. Scheduled and deferred jobs are sorted by the time at which they are due, and started
+    /// jobs by the time at which their leases expire. Queued jobs without a group come first, then each group.
     ///
     /// The payload of an envelope of more than 16 KiB is omitted; [`status`](Self::status) has it.
     ///
@@ -200,10 +201,11 @@ impl Queue {
         self.all_statuses(&ids, max_envelope).await
     }
 
-    /// Returns `count` jobs of a queue in one state after a position, like [`Self::list`], and the position of the next page,
-    /// `None` after the last page.
+    /// Returns up to `count` jobs of a queue in one state after a position, like [`Self::list`], and the position of the next
+    /// page, `None` after the last page.
     ///
     /// A page continues where the previous page has ended, even if up to 1,000 jobs have left or joined the list meanwhile.
+    /// If the last five jobs of the previous page have left the list, jobs may be repeated.
     ///
     /// # Errors
     /// As [`Self::list`].

@@ -29,28 +29,30 @@ pub enum MayRun {
 
 /// A job: its fields are the arguments, [`run`](Job::run) is what it does.
 ///
-/// Delivery is at least once: if a worker crashes, another worker runs the job again, so `run` must be idempotent.
+/// Delivery is at least once: after a crash of its worker, for example, a job runs again. So `run` must be idempotent.
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The part of the application that the job can use.
     type State: JobState;
     /// The result, which is kept for [`RESULT_TTL`](Job::RESULT_TTL).
     type Output: Serialize + Send;
 
-    /// The name in Redis. If it changes, jobs that are queued under the old name fail, an hour after a worker first got them.
+    /// The name in Redis. If it changes, jobs that are queued under the old name fail, about an hour after a worker first
+    /// fetched them.
     const NAME: &'static str;
     /// The queue: 1 to 100 letters, digits, `-`, `_` and `.`.
     const QUEUE: &'static str = "default";
     /// Who may enqueue the job, and the largest size of its arguments. By default, users may not enqueue it.
     const ENQUEUE_BY: EnqueueBy = EnqueueBy::System;
-    /// How many attempts may fail before the job has failed for good.
+    /// The number of failed attempts after which the job has failed for good. Crashes of workers do not count.
     const MAX_ATTEMPTS: u32 = 3;
     /// The wait after the first failure. It doubles with each failure, up to an hour, with jitter.
     const BACKOFF: Duration = Duration::from_secs(5);
     /// The time limit of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(180);
-    /// How long the outcome is kept after the job has ended.
+    /// How long the outcome is kept after the job has finished, or was canceled while it ran: 8 s to 366 days. A limit of
+    /// [`Retention`](super::Retention) or a full Redis shortens this time.
     const RESULT_TTL: Duration = Duration::from_secs(60 * 60);
-    /// When the job runs periodically, if it does.
+    /// When the job runs periodically. `None` if it does not.
     const SCHEDULE: Option<Schedule<Self>> = None;
 
     /// Returns whether a run with this result had nothing to do. The end of such a run is logged at `debug` instead of `info`, so
@@ -66,21 +68,23 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     fn run(self, ctx: Context<Self::State>) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 }
 
-/// What a running job has besides its arguments.
+/// The context in which one attempt of a job runs.
 #[derive(Clone)]
 pub struct Context<S> {
     pub state: S,
     pub job_id: Arc<str>,
-    /// Counts from 1.
+    /// The number of this attempt, from 1. Includes attempts whose worker crashed.
     pub attempt: u32,
-    /// The owner, the scope and the request of the job. Pass it on to jobs that this job enqueues.
+    /// The owner, the scope and the request of the job. Pass the origin on to jobs that this job enqueues, but without the
+    /// owner if users may not enqueue them.
     pub origin: Origin,
     pub(super) signals: JobSignals,
 }
 
 impl<S> Context<S> {
-    /// Waits until the job must stop: it was canceled or timed out, its lease was lost, or the worker is shutting down. The job
-    /// is dropped at its next `await` one second later, or at once if its lease was lost.
+    /// Waits until the job must stop: it was canceled or timed out, its lease was lost, or its worker shuts down and the
+    /// grace period is over. The job is dropped at its next `await` one second later, or without this second if its lease was
+    /// lost.
     pub async fn stopped(&self) {
         self.signals.token().cancelled().await;
     }
@@ -91,7 +95,8 @@ impl<S> Context<S> {
     }
 
     /// Reports progress, which the status of the job shows within about two seconds. Frequent calls are cheap: only the
-    /// latest report is sent, once a second. `percent` is at most 100. A `message` of more than 8 KiB is shortened.
+    /// latest report is sent, once a second. A `percent` above 100 counts as 100. A `message` of more than 8 KiB is
+    /// shortened.
     pub fn progress(&self, percent: u8, message: impl Into<String>) {
         self.signals.report(percent.min(100), message.into());
     }

@@ -1,4 +1,4 @@
-//! Limits of what is stored about a job.
+//! Limits of the texts and the JSON that Redis stores about a job.
 
 const MAX_TEXT_BYTES: usize = 8 * 1024;
 

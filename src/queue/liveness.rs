@@ -11,7 +11,7 @@ use std::{
 /// How often a waiting worker records that it is running.
 pub(super) const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Counts the iterations of a worker's loop; clones share the count.
+/// Counts how often a worker has recorded that it is running; clones share the count.
 ///
 /// The count grows at least once a second while the worker waits for jobs, and within about 20 seconds while Redis does not
 /// answer. If it stays the same for longer, the loop hangs, or the async runtime is too busy to run it.

@@ -5,8 +5,8 @@
 //!
 //! | files | concern |
 //! |---|---|
-//! | `job`, `failure`, `schedule`, `job_type` | what the author of a job works with, and the table of jobs |
-//! | `envelope`, `outcome`, `state`, `limits` | what is stored about a job |
+//! | `job`, `failure`, `schedule`, `job_type` | the types for the author of a job, and the table of job types |
+//! | `envelope`, `outcome`, `state`, `limits` | the records that Redis stores about a job, and their limits |
 //! | `client` | the client of the queue, which the following files extend |
 //! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
 //! | `prepared` | jobs that are written elsewhere first, such as in a transaction, and enqueued later |
@@ -17,9 +17,9 @@
 //! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown`, `liveness` | a worker: fetch, run, settle, stop |
 //! | `broker_session`, `connector`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
-//! | `leases`, `heartbeat`, `worker_record` | the leases of a worker and the threads that renew them |
-//! | `scheduler`, `cron`, `queues` | due and periodic jobs, recovery of the jobs of crashed workers, the order of queues |
-//! | `script_client`, `scripts` | the transitions, in Lua, and how they are called |
+//! | `leases`, `heartbeat`, `worker_record` | the leases of a worker, the threads that renew them, and the list of workers |
+//! | `scheduler`, `cron`, `queues` | due and periodic jobs, jobs of crashed workers, old records, the order of queues |
+//! | `scripts`, `script_client` | the transitions as Lua scripts, and the client that calls them |
 //! | `error` | the errors of the engine |
 
 mod batcher;

@@ -1,5 +1,6 @@
-//! What Redis keeps about a job that has finished or was canceled: its outcome for `RESULT_TTL`, or for an hour if it was
-//! canceled while it waited, and its state, owner and scope for at least a day.
+//! The records of a job that has finished or was canceled. Redis keeps the outcome for `RESULT_TTL`, or for an hour if the
+//! job was canceled while it waited, and the state, owner and scope for at least a day. Beyond the limits of
+//! [`Retention`](super::Retention), or if Redis is nearly full, the oldest records are deleted earlier.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,15 +19,15 @@ pub(super) struct Outcome {
     /// `None` for the result `null`, and for a canceled job.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<Value>,
-    /// Why the job was discarded or canceled, if a reason is known.
+    /// Why the job was discarded or canceled. `None` if no reason is known, or the job has finished.
     #[serde(rename = "why", default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     #[serde(rename = "n")]
     pub(super) attempts: u32,
-    /// When the job was enqueued, since the epoch. `None` if the id of the job contains this time.
+    /// When the envelope was created, since the epoch. `None` if the id of the job contains this time.
     #[serde(rename = "at", default, skip_serializing_if = "Option::is_none")]
     pub(super) enqueued_at_ms: Option<i64>,
-    /// Time from the enqueuing of the job to the fetch of the last attempt.
+    /// Time from the creation of the envelope to the fetch of the last attempt.
     #[serde(rename = "w")]
     pub(super) waited_ms: i64,
     /// Run time of the last attempt.
@@ -43,8 +44,8 @@ pub(super) struct CanceledRecord {
     pub(super) envelope: Envelope,
 }
 
-/// Returns the owner and the scope of a job for the record of its final state: `12`, `12|tenant-7` or `|tenant-7`. Empty for
-/// a job with neither.
+/// Returns the owner and the scope of a job, as they follow the letter in the record of its final state: `12`, `12|tenant-7`
+/// or `|tenant-7`. Empty for a job with neither.
 pub(super) fn ended_origin(owner: Option<i64>, scope: Option<&str>) -> String {
     let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
     match scope {
@@ -53,7 +54,7 @@ pub(super) fn ended_origin(owner: Option<i64>, scope: Option<&str>) -> String {
     }
 }
 
-/// Parses the record of a job's final state, owner and scope, such as `f12|tenant-7`.
+/// Parses the record of a job's final state, owner and scope, such as `f12|tenant-7`. `None` if no known letter comes first.
 pub(super) fn parse_ended(record: &str) -> Option<(State, Option<i64>, Option<String>)> {
     let origin = record.get(1..)?;
     let state = match record.as_bytes()[0] {
@@ -74,7 +75,7 @@ pub(super) fn time_of_id(id: &str) -> Option<i64> {
     Some(seconds as i64 * 1_000 + i64::from(nanoseconds / 1_000_000))
 }
 
-/// An outcome of either kind.
+/// An outcome, in the form for jobs that were canceled while they waited, or in the form for all others.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum StoredOutcome {

@@ -1,8 +1,9 @@
-//! Jobs that belong to a user or to a scope: who may enqueue them, how many, their groups, and how to purge them.
+//! Jobs that belong to a user or to a scope: who may enqueue them, how many, their groups, and the result of a purge.
 //!
-//! Redis has an account for each owner, with the owner's waiting and running jobs. The scripts update the account, so the limits
-//! hold for all processes of the product together. A scope is a text of the product, such as the id of a tenant. The jobs of a
-//! scope are one group, which takes turns with the other groups, and each job still counts for its owner.
+//! Redis has a hash for each owner with waiting or running jobs, which counts these jobs and their bytes. The scripts update
+//! the hash, so the limits hold for all processes of the product together. A scope is a text of the product, such as the id
+//! of a tenant. The jobs of a scope are one group, which takes turns with the other groups, and each job still counts for its
+//! owner.
 
 use super::{
     envelope::Origin,
@@ -42,7 +43,7 @@ pub struct OwnerLimits {
     pub per_hour: Option<u64>,
 }
 
-/// What [`Queue::purge_owner`](super::Queue::purge_owner) has done.
+/// The result of [`Queue::purge_owner`](super::Queue::purge_owner).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PurgedOwner {
     /// Jobs that waited or had failed.
@@ -58,8 +59,8 @@ const SCOPE_GROUP_PREFIX: &str = "scope:";
 const MAX_SCOPE_BYTES: usize = 100;
 
 /// Returns the group that Redis stores for a job with an owner, a scope or both; `None` for other jobs. Groups take turns, so
-/// no owner and no scope delays another. The group of a job with both a scope and an owner ends with the owner, so that the
-/// scripts find the account of the owner.
+/// the jobs of an owner or a scope do not wait for all jobs of another. The group of a job with both a scope and an owner
+/// ends with the owner, so that the scripts find the owner's waiting and running jobs.
 pub(super) fn group_of(origin: &Origin) -> Option<String> {
     let owner = origin.owner.map(|owner| format!("{OWNER_GROUP_PREFIX}{owner}"));
     let Some(scope) = &origin.scope else { return owner };
@@ -72,7 +73,8 @@ pub(super) fn is_reserved_group(group: &str) -> bool {
     group.starts_with(OWNER_GROUP_PREFIX) || group.starts_with(SCOPE_GROUP_PREFIX)
 }
 
-/// Returns the group in whose list a job waits: the group of its scope, or `group` itself if the job has no scope.
+/// Returns the group to whose list a job of the group `group` is added when it becomes ready: the group of its scope, or
+/// `group` itself if the job has no scope.
 pub(super) fn shared_group(group: &str) -> &str {
     match group.split_once('|') {
         Some((shared, _)) if group.starts_with(SCOPE_GROUP_PREFIX) => shared,

@@ -64,12 +64,12 @@ impl Prefetch {
         next
     }
 
-    /// Returns when the waiting jobs must go back to their queues, if none of them starts before.
+    /// Returns when the waiting jobs must go back to their queues, if none of them starts before. `None` if no job waits.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.stalled_since.map(|since| since + MAX_WAIT)
     }
 
-    /// Removes and returns all waiting jobs. No more jobs are fetched ahead until running jobs end.
+    /// Removes and returns all waiting jobs. No more jobs are fetched ahead until other jobs have ended.
     pub(super) fn take_all(&mut self) -> VecDeque<Delivery> {
         (self.target, self.stalled_since) = (0, None);
         std::mem::take(&mut self.waiting)

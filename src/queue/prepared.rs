@@ -96,8 +96,9 @@ impl Queue {
     /// [`OnDuplicate::KeepExisting`](super::OnDuplicate::KeepExisting) applies.
     ///
     /// The job counts for its owner, but no limit refuses it: call [`check_owner`](Self::check_owner) before the job is
-    /// written. A repeated call enqueues nothing, because Redis knows the id of the job. If the earlier call may be long ago,
-    /// use [`enqueue_prepared_again`](Self::enqueue_prepared_again).
+    /// written. A repeated call enqueues nothing as long as Redis knows the id of the job. If an earlier call may have
+    /// enqueued the job, use [`enqueue_prepared_again`](Self::enqueue_prepared_again), which notices if Redis may have
+    /// forgotten the id.
     ///
     /// # Errors
     /// [`Error::UnknownJob`](super::Error::UnknownJob) if the job depends on one that does not exist;
@@ -139,7 +140,7 @@ impl Queue {
     /// Checks whether an owner may enqueue one more job, of `bytes`. Does not count the new job for its owner.
     ///
     /// `written` has the id and the size of each job that is written elsewhere and may not be enqueued yet. These jobs count
-    /// too; a job that is enqueued already counts once. Sizes are bytes of envelopes.
+    /// too. A job that is enqueued already counts once if it is among the first 200. Sizes are bytes of envelopes.
     ///
     /// # Errors
     /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if the job would exceed a limit;

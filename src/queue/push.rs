@@ -1,4 +1,4 @@
-//! Calls the script that enqueues jobs.
+//! The call of the script that enqueues jobs.
 
 use std::time::Duration;
 
@@ -38,13 +38,13 @@ pub(super) struct Push<'a> {
     pub(super) accepted: Option<Duration>,
 }
 
-/// Enqueues jobs. A repeated push enqueues nothing, because the caller creates the ids.
+/// Enqueues jobs. A repeated push enqueues nothing while Redis knows the ids, which the caller has created.
 ///
-/// Returns the ids that already existed, or the id of the existing job with the same unique key.
+/// Returns the ids of jobs that already exist or have ended, or the id of the job that has the same unique key.
 ///
 /// # Errors
 /// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist;
-/// [`Error::OwnerLimit`](super::Error::OwnerLimit) if the owner has reached a limit;
+/// [`Error::OwnerLimit`](super::Error::OwnerLimit) if the jobs would exceed a limit of their owner;
 /// [`Error::Forgotten`](super::Error::Forgotten) if a prepared job may have ended, but its state is not kept;
 /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
 pub(super) async fn push(client: &ScriptClient, push: &Push<'_>) -> Result<Vec<String>> {

@@ -1,6 +1,6 @@
-//! Pushes jobs, and waits for replicas if the client of the queue asks for that.
+//! The client that pushes jobs, and waits for replicas if the client of the queue asks for that.
 //!
-//! `WAIT` blocks its connection, and covers what that connection has written. So a push and its `WAIT` use a connection that
+//! `WAIT` blocks its connection, and covers the writes of that connection. So a push and its `WAIT` use a connection that
 //! no other call uses at the same time. Pushes of one batch share one `WAIT`.
 
 use std::{
@@ -63,7 +63,8 @@ impl PushClient {
     /// Pushes like [`push`], and waits for the replicas.
     ///
     /// # Errors
-    /// Those of [`push`]; [`Error::Unavailable`] if too few replicas have the jobs in time. The jobs may run all the same.
+    /// The errors of [`push`]; [`Error::Unavailable`] if too few replicas have the jobs in time. The jobs may run all the
+    /// same.
     pub(super) async fn push(&self, call: Push<'_>) -> Result<Vec<String>> {
         let answer = self.push_all(&[call]).await.pop();
         answer.unwrap_or_else(|| Err(Error::internal("a push has no answer")))
@@ -135,8 +136,8 @@ pub(super) enum WaitError {
 }
 
 impl Replication {
-    /// Pushes and waits. Repeats both on another connection if the connection was closed, or its server is no longer the
-    /// primary. Repeating a push is safe.
+    /// Pushes and waits. Repeats both once, on another connection, if the connection was closed or its server is no longer
+    /// the primary. Repeating a push is safe.
     async fn push_all(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
         // Never fails, because the semaphore is never closed.
         let _permit = self.permits.acquire().await;

@@ -17,7 +17,7 @@ fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S
 }
 
 impl Rate {
-    /// Parses `jobs/ms`, as stored in Redis.
+    /// Parses `jobs/ms`, as stored in Redis. `None` if the text has another form.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (jobs, ms) = text.split_once('/')?;
         Some(Self { jobs: jobs.parse().ok()?, per: Duration::from_millis(ms.parse().ok()?) })

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::connector::Connector;
 
-/// Longer than any script takes, and shorter than the default lease.
+/// Much longer than a script normally takes, and shorter than the default lease.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
@@ -22,8 +22,8 @@ const PING_AFTER_IDLE: Duration = Duration::from_millis(500);
 /// A dedicated connection that reconnects with back-off.
 ///
 /// Servers, poolers and firewalls close idle connections. So a closed connection is replaced without a warning, unless the
-/// new connection is closed at once, too. A failure to connect is logged. When another server becomes the primary, the
-/// connection is replaced at once.
+/// new connection is closed at once, too. Of several failures to connect in a row, the first is logged. When another server
+/// has become the primary, the connection is replaced without back-off.
 pub(super) struct ReconnectingConnection {
     connector: Arc<dyn Connector>,
     response_timeout: Duration,
@@ -46,7 +46,7 @@ impl ReconnectingConnection {
         Self::with_timeout(connector, name, RESPONSE_TIMEOUT)
     }
 
-    /// Creates a connection for commands that block for up to 10 s.
+    /// Creates a connection for commands that block for less than 10 s.
     pub(super) fn blocking(connector: &Arc<dyn Connector>, name: &'static str) -> Self {
         Self::with_timeout(connector, name, 2 * RESPONSE_TIMEOUT)
     }
@@ -128,7 +128,7 @@ impl ReconnectingConnection {
         (self.conn, self.is_replacement) = (None, true);
     }
 
-    /// Reports that a command was answered.
+    /// Records that a command was answered.
     pub(super) fn record_success(&mut self) {
         self.record_answer();
         if self.backoff > Duration::from_millis(200) {
@@ -137,7 +137,7 @@ impl ReconnectingConnection {
         self.backoff = Duration::ZERO;
     }
 
-    /// Reports an error, after which the connection is replaced. A new connection helps with every cause: a lost
+    /// Records an error, after which the connection is replaced. A new connection helps with the usual causes: a lost
     /// connection, `LOADING`, `READONLY` after a failover. The back-off prevents a busy loop.
     pub(super) fn record_failure(&mut self, error: &RedisError) {
         // A connection that waits for a blocking command may be closed as idle, too.
@@ -182,7 +182,7 @@ async fn changed_from(before: u64, mut primary_changes: watch::Receiver<u64>) {
     }
 }
 
-/// Returns whether an error says that a connection was closed. A time-out does not.
+/// Returns whether an error says that a connection was closed or refused. A time-out does not.
 pub(super) fn is_closed(error: &RedisError) -> bool {
     error.is_io_error() && !error.is_timeout()
 }

@@ -1,11 +1,12 @@
-//! Moves all jobs of one prefix or server to another, and finds jobs that a change of the prefix has left behind.
+//! The move of all jobs of one prefix or server to another, and the search for jobs that a change of the prefix has left
+//! behind.
 //!
 //! The old and the new place are each a prefix on a server. A script takes a batch of jobs out of the queues of the old place
 //! and stores it there in a separate list. Another script adds the batch to the new place. The next call at the old place
 //! confirms that the batch has arrived, and deletes the list.
 //!
 //! The new place stores the number of the last batch, so a batch that is sent twice is added once. If a move is interrupted,
-//! no job is lost or duplicated: the next move continues with the same batch.
+//! no job is lost or duplicated: a move that begins within 30 days continues with the same batch.
 
 use std::collections::BTreeSet;
 
@@ -64,6 +65,7 @@ pub enum MoveError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherPrefix {
     pub prefix: String,
+    /// Number of jobs that wait or have failed.
     pub jobs: u64,
 }
 
@@ -76,7 +78,8 @@ struct Move<'a> {
 }
 
 impl Queue {
-    /// Moves jobs, states, outcomes, schedules, limits, pauses, totals, and the keys of unique jobs from `source` to this queue.
+    /// Moves jobs, states, outcomes, schedules, limits with their token buckets, pauses, totals and unique keys from `source`
+    /// to this queue.
     /// `source` must have another prefix or server. Jobs that were running are moved as jobs of a crashed worker. `report` is
     /// called after each batch, with the numbers of all batches so far.
     ///

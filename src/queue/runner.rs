@@ -1,4 +1,4 @@
-//! Runs the jobs that a worker has fetched, each in a task of its own.
+//! The runner of the jobs that a worker has fetched, each in a task of its own.
 
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ pub(super) struct Runner<S: 'static> {
     pub(super) summary: Summary,
 }
 
-/// What is needed to settle a running job, besides its id and token.
+/// The queue of a running job, which is needed to settle it, and the start of the run.
 #[derive(Clone)]
 struct RunningJob {
     queue: Arc<str>,
@@ -107,7 +107,7 @@ impl<S: JobState> Runner<S> {
                 tracing::error!(job_id = &*id, panic = message, "job panicked while it was dropped");
                 job.complete(id, token, Disposition::dead("The job panicked", &message, 0))
             });
-            // If the receiver is gone, the worker has already released the job.
+            // If the receiver is gone, the worker has stopped and no longer settles jobs.
             let _ = sender.send(completed);
         });
     }

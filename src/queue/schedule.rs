@@ -10,12 +10,12 @@ pub struct Schedule<J> {
     missed: Missed,
 }
 
-/// What happens to runs that were due while no worker was running.
+/// What happens to runs that no scheduler could enqueue when they were due, such as while no worker was running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
     /// One run replaces all of them.
     RunOnce,
-    /// They are skipped.
+    /// Runs that are more than a minute late are skipped.
     Skip,
 }
 

@@ -1,4 +1,4 @@
-//! Calls the engine's scripts over a connection of any type.
+//! A client that calls the engine's scripts over a connection of any type.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ pub(super) struct ScriptClient {
 
 impl ScriptClient {
     /// Creates a client. `timeout` is the time that Redis may take to answer one attempt. A call has twice this time, because
-    /// the connection may send it twice.
+    /// the connection may send it again.
     pub(super) fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
         prefix: &str,
@@ -52,8 +52,8 @@ impl ScriptClient {
         script.key(&*self.prefix)
     }
 
-    /// Runs a call. The connection may send it twice, so every script is safe to repeat. If a script changes many jobs, the
-    /// answer to a repeated call counts the jobs of the second run only.
+    /// Runs a call. The connection may send it several times, so every script is safe to repeat. If a script changes many
+    /// jobs, the answer to a repeated call may count the jobs of the last run only.
     ///
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::OwnerLimit`] or [`Error::Forgotten`] if the script returns this error;
@@ -72,7 +72,7 @@ impl ScriptClient {
         self.within_limit(answer).await
     }
 
-    /// Runs a command, which the connection may send twice.
+    /// Runs a command, which the connection may send several times.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time, or refuses the command.

@@ -5,17 +5,18 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-/// First line of a script that Redis also runs when its memory is full: it frees memory, or workers and operators need it to
-/// empty the queue.
+/// First line of a script that Redis also runs when its memory is full, because the script adds no new job. Workers and
+/// operators need most of these scripts to empty the queue.
 const RUNS_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
-/// First line of a script that Redis refuses when its memory is full, with the error `OOM`: it adds jobs.
+/// First line of a script that Redis refuses when its memory is full, with the error `OOM`. Except for [`NOTHING`], these
+/// scripts add jobs.
 const REFUSED_WHEN_FULL: &str = "#!lua\n";
 /// First line of a script that writes nothing.
 const READ_ONLY: &str = "#!lua flags=no-writes\n";
 
 /// Error code when `after` names an unknown job.
 pub(super) const UNKNOWN_JOB_CODE: &str = "NOJOB";
-/// Error code when a push exceeds a limit of the owner.
+/// Error code when new jobs would exceed a limit of their owner.
 pub(super) const OWNER_LIMIT_CODE: &str = "QUOTA";
 /// Error code when a prepared job may have been pushed before and have ended, and its state may have been deleted.
 pub(super) const FORGOTTEN_CODE: &str = "FORGOTTEN";

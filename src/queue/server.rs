@@ -1,4 +1,4 @@
-//! Checks whether a Redis server is safe for jobs, and whether its user may do what the product does.
+//! The checks whether a Redis server is safe for jobs, and whether the Redis user has the permissions that the product needs.
 
 use redis::{ErrorKind, RedisError, RedisResult, RetryMethod, ServerErrorKind};
 
@@ -10,14 +10,14 @@ const REFUSES_WRITES_CODES: [&str; 2] = ["MISCONF", "NOREPLICAS"];
 /// Part of error messages about missing permissions.
 const PERMISSIONS_GUIDE: &str = "docs/databases.md lists all permissions";
 
-/// The properties of a Redis server that the queue depends on.
+/// The result of [`Queue::server`]: the name of a Redis server, and the problems and risks of using it.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// Such as `Redis 7.0.15` or `Valkey 8.0.1`.
     pub name: String,
     /// Reasons why the queue must not use the server, each with the fix.
     pub problems: Vec<String>,
-    /// Risks, such as the loss of jobs or results, each with the fix.
+    /// Risks, such as the loss of jobs or results, and properties that could not be checked.
     pub warnings: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl Server {
         Self { name, problems, warnings }
     }
 
-    /// Returns the result for a server whose user may not run INFO.
+    /// Returns the result for a Redis user that may not run INFO.
     fn unknown() -> Self {
         let warning = "version, maxmemory-policy and appendonly cannot be checked, because the user may not run INFO: \
                        grant it with +info, or make sure of Redis 7.0 or newer, `noeviction` and `appendonly yes`";
@@ -69,7 +69,8 @@ impl Server {
     }
 }
 
-/// Returns a warning if fewer replicas are connected than `wanted`, the setting `QUEUE_WAIT_REPLICAS`.
+/// Returns a warning if fewer replicas are connected than `wanted`, the setting `QUEUE_WAIT_REPLICAS`. `None` if there are
+/// enough, or their number is unknown.
 fn missing_replicas(info: &str, wanted: u32) -> Option<String> {
     let count = info_field(info, "connected_slaves")?;
     let connected: u32 = count.parse().ok()?;
@@ -165,10 +166,10 @@ fn describe_missing_keys(prefix: &str) -> String {
 
 impl Queue {
     /// Reads the properties of the server, and checks the permissions of the Redis user. A missing permission is one of the
-    /// problems in the result. If only the permission to run INFO is missing, the result has a warning instead.
+    /// problems in the result. A missing permission to run INFO is one of the warnings.
     ///
     /// # Errors
-    /// If the server does not answer, or refuses the connection or all writes.
+    /// If the server does not answer, is a replica, or refuses the connection or all writes.
     pub async fn server(&self) -> RedisResult<Server> {
         match self.examine().await {
             Err(error) if is_denied(&error) => Ok(Server {

@@ -16,7 +16,8 @@ pub(super) enum StopReason {
     Canceled,
     /// The worker shuts down; the job goes back to the queue.
     Shutdown,
-    /// The lease has expired or is about to expire. Another worker may run the job, and Redis may reject the result of this run.
+    /// The lease is about to expire, or Redis no longer has it. Another worker may run the job, and Redis may reject the
+    /// result of this run.
     Lost,
 }
 

@@ -24,7 +24,7 @@ struct Share {
     used: usize,
     /// Whether a fetch may find jobs in these queues.
     may_find_jobs: bool,
-    /// Wakes the worker when there are jobs in these queues. `None` if the worker has no reserved queue, or no shared queues.
+    /// Wakes the worker when there are jobs in these queues. `None` if the worker has no such queues.
     notifier: Option<IdleNotifier>,
     /// Whether the notifier was asked to wake the worker.
     armed: bool,
@@ -78,7 +78,7 @@ impl Slots {
         let ahead = if self.shared.may_find_jobs { ahead } else { 0 };
         let reserved = self.all.may_find_jobs && free > 0;
         match reserved || self.shared.may_find_jobs && shared > 0 {
-            // Without a reserved queue, the total is that of the shared queues.
+            // Without a reserved queue, all jobs come from shared queues.
             true if self.reserved_queue.is_some() => Room { total: free, shared, ahead },
             true => Room { total: shared, shared, ahead },
             false => Room { ahead, ..Room::default() },
@@ -110,7 +110,7 @@ impl Slots {
         }
     }
 
-    /// Records that a fetch may find jobs in all queues.
+    /// Records that a fetch may find jobs in any queue.
     pub(super) fn set_may_find_jobs(&mut self) {
         self.all.may_find_jobs = self.reserved_queue.is_some();
         self.shared.may_find_jobs = true;

@@ -39,7 +39,7 @@ impl State {
         }
     }
 
-    /// Parses the name of a state.
+    /// Parses the name of a state. `None` if no state has this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }

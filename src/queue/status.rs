@@ -19,12 +19,13 @@ pub struct JobStatus {
     pub id: String,
     #[serde(rename = "status")]
     pub state: State,
-    /// Empty if only the state of an ended job is kept; `queue` too.
+    /// Empty if only the state of an ended job is kept, or the envelope is malformed. The same holds for `queue`.
     pub task: String,
     pub queue: String,
     pub owner: Option<i64>,
     pub scope: Option<String>,
-    /// The arguments, which only admins may read. Not kept after the job has finished, or was canceled while it ran.
+    /// The arguments, which only admins may read. `null` if the caller has left them out. Not kept after the job has
+    /// finished, or was canceled while it ran.
     pub payload: Option<Value>,
     pub group: Option<String>,
     pub request_id: Option<String>,
@@ -36,7 +37,7 @@ pub struct JobStatus {
     /// The last error with all details, which only admins may read.
     pub error_detail: Option<String>,
     pub progress: Option<Value>,
-    /// Started attempts, including the running one.
+    /// Number of attempts, including the running one and those whose worker crashed.
     pub attempts: u32,
     pub enqueued_at: Option<DateTime<Utc>>,
     /// When a scheduled job is due.
@@ -96,7 +97,8 @@ impl JobStatus {
         }
     }
 
-    /// Creates the status of a job that has ended. `outcome` is empty if only the state of the job is kept.
+    /// Creates the status of a job that has finished or was canceled. `outcome` is empty if only the state of the job is
+    /// kept.
     fn ended(id: &str, state: State, outcome: &str) -> Result<Self> {
         let made_at = time_of_id(id).unwrap_or_default();
         if outcome.is_empty() {
@@ -129,7 +131,7 @@ impl JobStatus {
     }
 
     fn live(id: &str, (state, envelope, failures, crashes, error, progress, extra): Live) -> Self {
-        // A job with a malformed envelope has failed; its status must still be readable.
+        // A job with a malformed envelope fails when a worker fetches it. Its status must be readable all the same.
         let envelope =
             serde_json::from_slice(&envelope).unwrap_or_else(|_| Envelope::new("", "", Value::Null, 0, 0));
         let error: Option<ErrorRecord> = error.and_then(|text| serde_json::from_str(&text).ok());

@@ -1,4 +1,4 @@
-//! The worker: fetches as many jobs as it can run, runs them and settles them.
+//! The worker: fetches jobs, runs them and settles them.
 //!
 //! One round trip settles and fetches. Jobs that complete during a round trip are settled by the next round trip. Under load,
 //! many jobs share a round trip; an idle worker settles a job at once.
@@ -79,7 +79,7 @@ impl<S: JobState> Worker<S> {
         self.liveness.clone()
     }
 
-    /// Runs jobs until `stop` is canceled or, with `burst`, until the queues are empty.
+    /// Runs jobs until `stop` is canceled or, with `burst`, until the worker runs no job and finds none that may start.
     ///
     /// After `stop` no more jobs are fetched, and running jobs may finish during the grace period, which `stop_now` ends
     /// early. The remaining jobs go back to their queues.
@@ -188,8 +188,8 @@ impl<S: JobState> Worker<S> {
             let fetched = flushed.fetched.iter().filter(|delivery| !delivery.is_ahead);
             runner.slots.record_fetch(want, fetched.map(|delivery| &*delivery.queue));
             if flushed.settled && self.options.burst {
-                // The settlements make dependent jobs ready, and Redis may have run the fetch of the same round trip before
-                // them.
+                // The settlements may make dependent jobs ready, and Redis may have run the fetch of the same round trip
+                // before the settlements.
                 runner.slots.set_may_find_jobs();
             }
         }
@@ -227,7 +227,7 @@ impl Queue {
     /// Runs the jobs that are due in the queues of `jobs` until there are none left. For tests.
     ///
     /// # Errors
-    /// If the queue or the schedule of a job is invalid, or the heartbeat threads cannot be started.
+    /// If the name of a queue or the schedule of a job is invalid, or the heartbeat threads cannot be started.
     pub async fn run_jobs<S: JobState>(
         &self,
         jobs: &'static [JobType<S>],

@@ -14,9 +14,10 @@ pub struct Options {
     pub lease: Duration,
     /// How long running jobs may continue after the worker was told to stop.
     pub grace: Duration,
-    /// Whether the worker exits when the queues are empty.
+    /// Whether the worker exits when it runs no job and finds none that may start. It still waits for rate limits.
     pub burst: bool,
-    /// Whether the worker runs a scheduler, for delayed and periodic jobs and the jobs of crashed workers.
+    /// Whether the worker runs a scheduler, for delayed and periodic jobs, the jobs of crashed workers, and the deletion of
+    /// old records.
     pub scheduler: bool,
     /// A queue that comes before `queues`, whether or not it is one of them.
     pub reserved: Option<ReservedQueue>,
@@ -25,16 +26,16 @@ pub struct Options {
     pub retention: Retention,
 }
 
-/// How much Redis keeps about ended jobs, in all queues together. Beyond a limit, the oldest records are deleted before they
-/// expire.
+/// How much Redis keeps about finished and canceled jobs, in all queues together. Beyond a limit, the oldest records are
+/// deleted before they expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Number of outcomes, which have the results.
     pub outcomes: u64,
     /// Total size of the outcomes in bytes.
     pub outcome_bytes: u64,
-    /// Number of ended jobs whose state is kept. A push reads the states of its dependencies, and the state of its own job if
-    /// it is repeated.
+    /// Number of finished and canceled jobs whose state is kept. A push reads the states of its dependencies, and the state
+    /// of its own job if it is repeated.
     pub states: u64,
 }
 
@@ -70,7 +71,7 @@ impl Options {
         names.filter(|name| Some(*name) != self.reserved_name()).collect()
     }
 
-    /// Returns all queues in their order, with weights if there are any.
+    /// Returns the reserved queue and then the queues as they were configured, with weights if there are any.
     pub(super) fn describe_queues(&self) -> String {
         match self.reserved_name() {
             Some(reserved) => format!("{reserved},{}", self.queues),
@@ -79,13 +80,13 @@ impl Options {
     }
 }
 
-/// How many jobs a worker ran, by result.
+/// How often a worker ran jobs, by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub finished: u64,
     /// Failed attempts, including those that are retried.
     pub failed: u64,
     pub canceled: u64,
-    /// Jobs that went back to the queue.
+    /// Running jobs that went back to their queues. Does not include jobs that waited for a slot.
     pub released: u64,
 }

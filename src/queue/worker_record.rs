@@ -10,7 +10,7 @@ use super::{client::Queue, error::Result, scripts};
 /// How long after its last heartbeat a worker is listed.
 pub(super) const LISTED_FOR: Duration = Duration::from_secs(30);
 
-/// What a worker stores about itself with every heartbeat.
+/// The record that a worker stores about itself with every heartbeat.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct WorkerRecord {
@@ -50,7 +50,7 @@ pub struct WorkerInfo {
     pub host: String,
     pub pid: u32,
     pub version: String,
-    /// Queues in their order, with weights if there are any.
+    /// The reserved queue and then the queues as they were configured, with weights if there are any.
     pub queues: String,
     pub concurrency: usize,
     /// How many jobs the worker has fetched and not completed: those that run, and those that wait for a slot.

@@ -34,7 +34,7 @@ if due <= t then due = 0 end
 
 -- A job cannot have ended before its id was created, so buckets that are older than all ids are not searched. The clock of the
 -- client that created an id may be two minutes ahead of the clock of Redis. If it is further ahead, a repeated push is recognized
--- for at least two minutes after the end of the job; for a prepared job, for at least two minutes more than `age`.
+-- for at least two minutes after the end of the job; for a prepared job, for at least two minutes and `age` after it.
 local made = t - (age or 0)
 for i = 1, n do
   local ms = string.match(ARGV[IDS + i], '^(%x%x%x%x%x%x%x%x%x%x%x%x)7')

@@ -1,5 +1,5 @@
--- Releases the jobs of a fetch whose answer was lost. If the fetch reaches Redis later, but within ten
--- minutes after this call, it returns no jobs.
+-- Releases the jobs of a fetch whose answer was lost. If the fetch reaches Redis up to ten minutes after this call, it returns no
+-- jobs.
 -- ARGV: token of the fetch, queues.. from which it may have taken jobs
 -- Returns how many jobs went back to their queues
 local token, total = ARGV[1] .. '.', 0
