@@ -23,8 +23,9 @@ use crate::{
 /// Pauses, resumes or limits a queue, which need not exist yet. A queue that does not exist meets no condition.
 ///
 /// # Errors
-/// [`Error::PreconditionFailed`], also if the settings change between the check and the change; [`Error::Unavailable`] if Redis
-/// does not answer; and those of [`change`].
+/// [`Error::PreconditionFailed`], also if the settings change between the check and the change; [`Error::NotFound`] if the
+/// queue does not exist and the changes have only the default values; [`Error::Unavailable`] if Redis does not answer; and
+/// those of [`change`].
 pub async fn change_queue(
     app: &App,
     actor: &AdminActor,
@@ -33,12 +34,16 @@ pub async fn change_queue(
     condition: &Precondition<'_, QueueInfo>,
 ) -> Result<()> {
     let found = app.queue.queue(name).await?;
+    let after = setting_fields(changes);
     match &found {
         Some(info) => condition.check(info)?,
         None if condition.is_some() => return Err(Error::PreconditionFailed),
+        // These values are those of each new queue, so they do not create one.
+        None if after.values().all(|value| value.is_null() || *value == json!(false)) => {
+            return Err(Error::NotFound("Queue"));
+        }
         None => {}
     }
-    let after = setting_fields(changes);
     if after.is_empty() {
         return Ok(());
     }

@@ -77,16 +77,19 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
 }
 
 /// Refuses a password that equals the email address, its local part or the name of the user. Ignores case, and digits and
-/// symbols at the end (OWASP ASVS 5, 6.2.11).
+/// symbols at the end (OWASP ASVS 5, 6.2.11), unless nothing else is left.
 ///
 /// # Errors
 /// [`Error::Invalid`] for `field`.
 pub fn check_not_personal(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
-    let without_suffix =
-        |text: &str| normalize_password(text).trim_end_matches(|c: char| !c.is_alphabetic()).to_lowercase();
+    let significant = |text: &str| {
+        let text = normalize_password(text).to_lowercase();
+        let stem = text.trim_end_matches(|c: char| !c.is_alphabetic());
+        if stem.is_empty() { text } else { stem.to_owned() }
+    };
     let local = email.split('@').next().unwrap_or_default();
-    let personal = [email, local, full_name.unwrap_or_default()].map(without_suffix);
-    match personal.contains(&without_suffix(password)) {
+    let personal = [email, local, full_name.unwrap_or_default()].map(significant);
+    match personal.contains(&significant(password)) {
         true => Err(Error::invalid(field, "Password must not be your email address or name")),
         false => Ok(()),
     }
@@ -189,5 +192,14 @@ mod tests {
             |password| check_not_personal("password", password, "a@example.com", Some("Zoe\u{308} Müller"));
         assert!(check("Zoë Müller").is_err() && check("Zoë Mu\u{308}ller!").is_err());
         assert!(check("Zoe Muller").is_ok());
+    }
+
+    #[test]
+    fn a_password_without_letters_is_compared_as_a_whole() {
+        for (email, name) in [("ada@example.com", None), ("8675309@example.com", Some("2024"))] {
+            assert!(check_not_personal("password", "8675309-2024-1177", email, name).is_ok(), "{email}");
+        }
+        assert!(check_not_personal("password", "86753091", "86753091@example.com", None).is_err());
+        assert!(check_not_personal("password", "AdaLovelace1815!", "adalovelace@example.com", None).is_err());
     }
 }

@@ -66,6 +66,29 @@ async fn smoke_a_job_goes_from_queued_to_finished() {
     }
 }
 
+/// A job that the API accepts must be one that a worker can read.
+#[tokio::test]
+async fn a_deeply_nested_document_is_refused_or_processed() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let (mut accepted, mut refused) = (0, 0);
+    for depth in [1, 100, 121, 122, 123, 124, 125, 126, 127, 128, 1_000] {
+        let body = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        let request = app.request(Method::POST, "/jobs/process-data").bearer_auth(&user.token);
+        let answer = Answer::of(request.header("content-type", "application/json").body(body)).await;
+        if answer.status == 200 {
+            accepted += 1;
+            assert_eq!(app.run_jobs().await.finished, 1, "{depth}");
+            let status = app.status(answer.body["job_id"].as_str().unwrap(), &user).await;
+            assert_eq!(status["status"], "finished", "{depth}: {status}");
+        } else {
+            refused += 1;
+            answer.is_some_problem(400, "malformed");
+        }
+    }
+    assert!(accepted >= 2 && refused >= 2, "{accepted} accepted, {refused} refused");
+}
+
 #[tokio::test]
 async fn the_duration_of_the_example_job_defaults_to_five_seconds() {
     let app = TestApp::start().await;

@@ -83,10 +83,10 @@ pub(super) fn printable_name(name: &str) -> Option<String> {
 }
 
 /// Returns the text in one line of at most `max_chars` characters. Replaces each run of control characters and white space
-/// by one space, and removes these characters at both ends. Removes marks that change the writing direction, except U+061C.
+/// by one space, and removes these characters at both ends. Removes marks that change the writing direction.
 pub(super) fn one_line(text: &str, max_chars: usize) -> String {
     let is_direction_mark =
-        |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        |c: &char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let plain: String = text
         .chars()
         .filter(|c| !is_direction_mark(c))
@@ -103,7 +103,9 @@ mod tests {
     #[test]
     fn a_name_is_cut_and_stays_in_one_line() {
         assert_eq!(printable_name("Ada\r\n\u{2028}\tLovelace\0").unwrap(), "Ada Lovelace");
-        assert_eq!(printable_name("Ada \u{202e}ecalevoL").unwrap(), "Ada ecalevoL");
+        for mark in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}'] {
+            assert_eq!(printable_name(&format!("Ada {mark}ecalevoL")).unwrap(), "Ada ecalevoL", "{mark:?}");
+        }
         assert_eq!(printable_name(&"ä".repeat(80)).unwrap().chars().count(), MAX_NAME_CHARS);
         assert_eq!(printable_name(" \n "), None);
     }

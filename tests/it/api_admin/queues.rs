@@ -5,6 +5,7 @@ use super::{Chore, call_ok, enqueue, enqueue_after, enqueue_in_an_hour, run_chor
 use crate::support::{
     TestApp, User,
     app::{Answer, fields},
+    records::column,
 };
 
 async fn update_queue(app: &TestApp, name: &str, admin: &User, body: Value) -> Answer {
@@ -139,11 +140,14 @@ async fn an_unused_queue_is_not_found() {
     let admin = app.admin().await;
     for answer in [
         update_queue(&app, "unused", &admin, json!({})).await,
+        update_queue(&app, "unused", &admin, json!({ "paused": false, "rate_limit": null })).await,
         app.call(Method::POST, "/admin/queues/unused/requeue", &admin).await,
         app.call(Method::DELETE, "/admin/queues/unused/jobs?status=failed", &admin).await,
     ] {
         answer.is_problem(404, "not_found", "Queue not found");
     }
+    let audited = "SELECT count(*) FROM audit_log WHERE target_id = 'unused'";
+    assert_eq!(column(&app.database, audited).await, ["0"]);
     let page = call_ok(&app, Method::GET, "/admin/jobs?queue=unused", &admin).await;
     assert_eq!(page, json!({ "items": [], "next_cursor": null, "total": 0, "offset": 0, "limit": 50 }));
 }
