@@ -33,8 +33,8 @@ use crate::{
 const MAX_PENDING_SESSIONS: usize = 100_000;
 /// Maximum number of API keys whose last use waits in memory to be written to the database.
 const MAX_PENDING_KEYS: usize = 100_000;
-/// `Retry-After` for a client with too many unfinished jobs. An estimate, because the time at which the jobs finish is
-/// unknown.
+/// `Retry-After` for a user whose unfinished jobs are too many or too large. The value is an estimate, because the server does
+/// not know when the jobs finish.
 const JOBS_RETRY_AFTER_SECONDS: u64 = 10;
 
 /// The application, which handlers and jobs share; clones are cheap.
@@ -45,33 +45,36 @@ pub struct App(Arc<Inner>);
 pub struct Inner {
     pub config: Config,
     pub db: Db,
-    /// Connections to the server of the jobs, the counters of attempts and the rate limits.
+    /// Connections to the Redis server of the jobs, the counters of attempts and the rate limits.
     pub redis: RedisPool,
-    /// Counts failed attempts at passwords and codes, and requests for mails.
+    /// Counts failed attempts at passwords and codes, password hashes, and requested mails.
     pub attempts: Attempts,
-    /// Counts the requests of each caller.
+    /// Limits the requests of each caller.
     pub rate_limits: RateLimits,
     /// Uses the server of `CACHE_REDIS_URL` if this setting is set, and the connections of `redis` if not.
     pub cache: Cache,
-    /// Cached sessions and their users, by session id.
+    /// Cached sessions, each with the user and the memberships of the user, by session id.
     pub identities: RecentReads<Uuid, Identity>,
-    /// Cached API keys and their creators, by the hash of the secret. A change that discards `identities` discards them, too.
+    /// Cached API keys, each with the rights of the creator, by the hash of the secret. Invalidating `identities` also
+    /// invalidates this cache.
     pub key_identities: RecentReads<Vec<u8>, KeyIdentity>,
     /// The last uses of API keys, by the id of the key, until `services::api_key_uses` writes them to the database.
     pub key_uses: PendingUses<i64>,
     /// The last uses of sessions, by session id, until `services::session_uses` writes them to the database.
     pub session_uses: PendingUses<Uuid>,
-    /// The idempotency keys of the requests in progress in this process. A number is that of the key's advisory lock.
+    /// The idempotency keys of the requests in progress in this process. Each number identifies the advisory lock of a key.
     pub idempotency_keys: KeysInUse<i64>,
     pub queue: Queue,
-    /// The ids of jobs in the table `job_outbox` that this process has committed, until `services::job_relay` enqueues them.
+    /// The ids of jobs in the table `job_outbox` that this process has committed, until `services::job_relay` takes the ids to
+    /// enqueue the jobs.
     pub committed_jobs: CommittedIds,
     pub mailer: Mailer,
     pub passwords: Passwords,
-    /// Computes the keyed hashes that replace email and IP addresses in log lines.
+    /// Computes the keyed hashes that security events contain instead of email addresses, and instead of IP addresses if
+    /// `LOG_CLIENT_ADDRESS` is off.
     pub pseudonyms: Pseudonyms,
     pub tokens: Tokens,
-    /// Encrypts the secrets of two-factor authentication.
+    /// Encrypts and decrypts the secrets of two-factor authentication.
     pub sealer: Sealer,
     stopping: AtomicBool,
 }
@@ -83,7 +86,8 @@ impl App {
     /// If a setting is invalid.
     pub fn new(config: Config) -> anyhow::Result<Self> {
         let auth = &config.auth;
-        // Only DEBUG allows a missing SECRET_KEY. A random key per process is safer than a default that is public.
+        // Servers and workers do not start without SECRET_KEY, unless DEBUG is on. A random key per process is safer than a
+        // default that is public.
         let key = match secret(&auth.secret_key) {
             Some(key) => key.to_owned(),
             None => format!("{}{}", Uuid::new_v4(), Uuid::new_v4()),
@@ -133,12 +137,13 @@ impl App {
         })))
     }
 
-    /// Makes the readiness check of this process fail, so that a load balancer sends no new requests.
+    /// Makes the readiness check of this process fail, so that a load balancer sends no new requests. Responses then also tell
+    /// clients to close the connection.
     pub fn begin_stopping(&self) {
         self.0.stopping.store(true, Ordering::Release);
     }
 
-    /// Returns whether the process is shutting down.
+    /// Returns whether the server is shutting down, so whether [`Self::begin_stopping`] was called.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Acquire)
     }
@@ -160,7 +165,7 @@ impl Deref for App {
     }
 }
 
-// In this module, because `redis_servers` and `queue` must not import each other.
+// This implementation is in this module, because `redis_servers` and `queue` must not import each other.
 impl Connector for RedisServers {
     fn connect(
         &self,
@@ -179,7 +184,7 @@ impl Connector for RedisServers {
     }
 }
 
-// In this module, because `error` and `queue` must not import each other.
+// This implementation is in this module, because `error` and `queue` must not import each other.
 impl From<queue::Error> for Error {
     fn from(error: queue::Error) -> Self {
         match error {

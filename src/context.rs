@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::queue::Origin;
 
-/// The user and client of a request. [`Default`] is for work without a request, such as a command or a scheduled job.
+/// The user, the client and the ids of a request. [`Default`] is for work without a request, such as a command or a scheduled
+/// job.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
     /// The id of the signed-in user, of the creator of the API key, or of the owner of the running job. `None` if there is no
@@ -23,9 +24,10 @@ pub struct RequestContext {
     pub ip: Option<IpAddr>,
     /// The header `User-Agent`.
     pub user_agent: Option<Arc<str>>,
-    /// The id that this process has given to the request. It is in the logs and in the audit trail.
+    /// The id that the server has given to the request, or to the request that enqueued the running job. Log lines and audit
+    /// entries contain this id.
     pub request_id: Option<Arc<str>>,
-    /// The header `X-Request-Id` if it is valid. A client can send any id, also that of another request.
+    /// The header `X-Request-Id` if it is valid. A client can send any id, also the id of another request.
     pub client_request_id: Option<Arc<str>>,
     /// The header `traceparent` (W3C Trace Context).
     pub trace: Option<Arc<str>>,
@@ -51,13 +53,14 @@ impl RequestContext {
         }
     }
 
-    /// Returns the request id of the response: the client's id if it has sent a valid one, else the id of
-    /// this process.
+    /// Returns the request id for the response: the client's id if the client has sent a valid id, else the server's id. The
+    /// text is empty if the context does not belong to a request.
     pub fn response_id(&self) -> Arc<str> {
         self.client_request_id.clone().or_else(|| self.request_id.clone()).unwrap_or_default()
     }
 
-    /// Returns the origin of a job that this request enqueues. `owner` is the user who can see and cancel the job.
+    /// Returns the origin of a job that this request enqueues. `owner` is the user for whom the job runs, or `None` for a job
+    /// of the product itself.
     pub fn origin(&self, owner: Option<i64>) -> Origin {
         let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
         Origin { owner, scope: None, request_id: text(&self.request_id), traceparent: text(&self.trace) }

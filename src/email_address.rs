@@ -1,14 +1,14 @@
 //! Email addresses: which are accepted, and when two spellings are the same address.
 //!
-//! A domain has several spellings: `bücher.example` is `xn--bcher-kva.example`, and a full-width letter or an invisible
-//! character does not change it (UTS 46). A local part can be quoted. All places that store, compare or use an address
-//! parse it here.
+//! A domain has several spellings: `bücher.example` is `xn--bcher-kva.example`, and UTS 46 maps full-width letters and removes
+//! some invisible characters. A local part can be quoted. Code that stores an address, or finds an account by an address,
+//! parses the address here.
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use lettre::Address;
 use unicode_normalization::UnicodeNormalization;
 
-/// The longest email address that the database stores.
+/// Maximum number of characters of an email address that the database stores.
 pub const MAX_EMAIL_CHARS: usize = 255;
 
 const INVALID: &str = "This is not a valid email address; it looks like name@example.com";
@@ -18,11 +18,12 @@ const NO_DOT: &str = "Email address must have a domain with a dot after the @, a
 /// Letters of Unicode without a visible form. They would make two addresses look alike.
 const INVISIBLE_LETTERS: [char; 4] = ['\u{115F}', '\u{1160}', '\u{17B4}', '\u{17B5}'];
 
-/// An address that can belong to an account.
+/// An email address that this release accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmailAddress {
-    /// The address to store and to show: lower case, without quotes and invisible characters. A domain beyond ASCII stays
-    /// readable; a domain in ASCII stays as it is, also if it begins with `xn--`.
+    /// The address to store and to show: in lower case, without quotes and invisible characters. A domain that was written with
+    /// characters beyond ASCII is in Unicode. A domain that was written in ASCII stays in ASCII, also with labels such as
+    /// `xn--bcher-kva`.
     pub stored: String,
     /// A text that is the same for all spellings of an address: the local part in lower case and the domain
     /// in ASCII.
@@ -33,8 +34,8 @@ pub struct EmailAddress {
 impl EmailAddress {
     /// Parses the address of an account.
     ///
-    /// IP addresses and domains without a dot are refused: they receive no mail from the internet. Characters that are
-    /// invisible or need quotes are refused in the local part.
+    /// IP addresses and domains without a dot are refused, because mail from the internet usually cannot be delivered to them.
+    /// Characters that are invisible or need quotes are refused in the local part.
     ///
     /// # Errors
     /// A message for the user.
@@ -78,13 +79,14 @@ impl EmailAddress {
     }
 }
 
-/// Returns a domain in ASCII and in a readable form, by UTS 46 and the rules of host names (RFC 1123 section 2.1). `None`
-/// if it is invalid or an IP address.
+/// Returns a domain in ASCII and in a readable form, by UTS 46 and the rules of host names (RFC 1123 section 2.1). `None` if
+/// the domain is invalid or an IP address.
 fn domain_forms(domain: &str) -> Option<(String, String)> {
     const UTS46: Uts46 = Uts46::new();
     let (bytes, deny, hyphens) = (domain.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast);
     let ascii = UTS46.to_ascii(bytes, deny, hyphens, DnsLength::Verify).ok()?.into_owned();
-    // Each top-level domain begins with a letter; the last part of an IP address is a number.
+    // Each top-level domain begins with a letter; the last part of an IPv4 address is a number. The deny list refuses IPv6
+    // addresses.
     if !ascii.rsplit('.').next()?.starts_with(|c: char| c.is_ascii_alphabetic()) {
         return None;
     }
@@ -109,11 +111,11 @@ fn unquoted(local: &str) -> Option<String> {
     Some(text)
 }
 
-/// An address to look for, as a client has sent it. The address may be invalid, because an earlier release
-/// may have accepted it.
+/// An address that a client has sent, in the forms by which an account is found. The address may be invalid: an earlier release
+/// may have stored an address that this release does not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmailLookup {
-    /// Trimmed and in lower case, as earlier releases have stored addresses.
+    /// The address, trimmed and in lower case. Earlier releases have stored addresses in this form.
     pub stored: String,
     /// The [key](EmailAddress::key) of a valid address. `None` if the address is invalid.
     pub key: Option<String>,
@@ -126,7 +128,8 @@ impl EmailLookup {
         Self { stored: text.trim().to_lowercase(), key }
     }
 
-    /// Returns a text that is equal for all spellings of an address: the key, or an invalid address itself.
+    /// Returns a text that is equal for all spellings of a valid address: the key. For an invalid address, returns
+    /// [`Self::stored`].
     pub fn subject(&self) -> &str {
         self.key.as_deref().unwrap_or(&self.stored)
     }

@@ -10,7 +10,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// A result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The value of [`Error::NotFound`] for an organization that does not exist, or that the caller is not a member of.
+/// The value of [`Error::NotFound`] for an organization. A caller who is not a member gets the same error as for an
+/// organization that does not exist.
 pub const ORGANIZATION: &str = "Organization";
 
 /// An error of the application.
@@ -28,25 +29,26 @@ pub enum Error {
     Inactive,
     #[error("Email address is not verified; open the link in the mail that was sent to you")]
     EmailNotVerified,
-    /// A user cannot become an admin before the address is verified.
+    /// The change would give the rights of an admin to an existing user whose address is not verified.
     #[error(
         "The email address of this user is not verified; only a user with a verified address can become an admin"
     )]
     UserNotVerified,
-    /// The password that confirms an action is wrong.
+    /// The password that confirms an action is wrong, or was replaced while the request was in progress.
     #[error("Incorrect password")]
     WrongPassword,
-    /// The code of an authenticator or a recovery code is wrong or used.
+    /// A code of an authenticator or a recovery code is wrong or used, the login challenge is not valid, or the user has no
+    /// second factor.
     #[error("This code is not valid")]
     InvalidCode,
-    /// The token of a link in a mail is unknown, used or expired.
+    /// The token of a link in a mail is unknown, used or expired, or the account has changed since the link was sent.
     #[error("This link is invalid or has expired; request a new one")]
     InvalidLink,
     #[error("Sign in with two-factor authentication to do this")]
     TwoFactorRequired,
     #[error("This is the last active admin; add another one first")]
     LastAdmin,
-    /// The change would leave organizations without their owner. The text names them.
+    /// The change would leave at least one organization without an owner. The text names up to three of these organizations.
     #[error("{0}")]
     LastOwner(String),
     #[error("{0}")]
@@ -62,13 +64,13 @@ pub enum Error {
     PersonalOrg(&'static str),
     #[error("This name for URLs is taken; choose another one")]
     SlugTaken,
-    /// The user owns as many organizations as a user may.
+    /// The user already owns the maximum number of organizations. Personal organizations do not count.
     #[error("You own {limit} organizations, and cannot create more")]
     OrgLimit { limit: u32 },
-    /// The user is a member of as many organizations as a user may be.
+    /// The user is already a member of the maximum number of organizations.
     #[error("A user can be a member of at most {limit} organizations")]
     MembershipLimit { limit: i64 },
-    /// The organization has as many members and pending invitations as it may.
+    /// Members and pending invitations already take all seats of the organization.
     #[error("All {limit} seats of the organization are taken by members and pending invitations")]
     SeatLimit { limit: u32 },
     #[error("This address is that of a member of the organization")]
@@ -79,8 +81,8 @@ pub enum Error {
     InvitationInvalid,
     #[error("This invitation has expired; ask for a new one")]
     InvitationExpired,
-    /// The invitation is for another address than that of the account. The text is the invited address, with most of its local
-    /// part hidden.
+    /// The invited address is not the address of the account. The text is the invited address, with most of the local part
+    /// hidden.
     #[error("This invitation is for {0}; sign in with the account of that address")]
     InvitationOtherAddress(String),
     /// The operation does not accept API keys.
@@ -88,15 +90,16 @@ pub enum Error {
     SessionRequired,
     #[error("This API key does not have the scope {0}")]
     ScopeMissing(&'static str),
-    /// A revoked or expired API key cannot be changed.
+    /// An API key that is revoked or expired can be neither changed nor rotated.
     #[error("This API key is revoked or has expired; create a new one")]
     KeyEnded,
-    /// The organization has as many API keys as it may have.
+    /// The organization already has the maximum number of valid API keys.
     #[error("An organization can have at most {limit} valid API keys; revoke one first")]
     KeyLimit { limit: i64 },
     #[error("Too many attempts, try again in {retry_after} seconds")]
     TooManyAttempts { retry_after: u64 },
-    /// The user has reached a limit of jobs.
+    /// The job would exceed a limit on the jobs of the user: the number, the size, or the number per hour. `retry_after` is in
+    /// seconds.
     #[error("{message}")]
     TooManyJobs { message: String, retry_after: u64 },
     #[error("Not enough permissions")]
@@ -112,7 +115,7 @@ pub enum Error {
     IdempotencyNotSupported,
     #[error("{0}")]
     Conflict(&'static str),
-    /// The resource has changed: its state is none of those that the header `If-Match` of the request names.
+    /// The current state of the resource is none of the states that the header `If-Match` of the request names.
     #[error("This has changed since you read it; read it again, and repeat the change if it still applies")]
     PreconditionFailed,
     /// No SMTP server is configured, and `DEBUG` is off.
@@ -122,10 +125,11 @@ pub enum Error {
     JobTooLarge { limit: usize },
     #[error("The job's arguments are nested too deeply")]
     JobTooDeep,
-    /// Input is invalid. The message names the first three fields.
+    /// Input is invalid. The message names the first three invalid fields, and the number of the others.
     #[error("Invalid input: {}", summary(.0))]
     Invalid(Vec<FieldError>),
-    /// A dependency does not answer or is overloaded. The caller can retry.
+    /// The dependency or operation `what`, such as `Redis` or `Login`, does not answer, fails or is overloaded. The caller can
+    /// retry.
     #[error("{what} is unavailable")]
     Unavailable {
         what: &'static str,
@@ -202,13 +206,12 @@ fn summary(errors: &[FieldError]) -> String {
 }
 
 impl Error {
-    /// Wraps an unexpected error. The client sees status 500 without the cause; the log contains it.
+    /// Wraps an unexpected error. The client sees status 500 without the cause; the log contains the cause.
     pub fn internal(source: impl Into<BoxError>) -> Self {
         Self::Internal(source.into())
     }
 
-    /// Creates [`Error::Invalid`] for one field. The API adds the part of the request that contains it, such
-    /// as `body`.
+    /// Creates [`Error::Invalid`] for one field. The API adds the part of the request that contains the field, such as `body`.
     pub fn invalid(field: &str, msg: impl Into<String>) -> Self {
         let loc = vec![Loc::Key(field.into())];
         Self::Invalid(vec![FieldError { loc, msg: msg.into(), kind: "value_error" }])
@@ -221,7 +224,8 @@ impl Error {
     }
 }
 
-/// Returns the texts of an error and its causes, separated by `: `. Leaves out a cause with whose text the result already ends.
+/// Returns the texts of an error and its causes, separated by `: `. Skips a cause if the result already ends with the text of
+/// the cause.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

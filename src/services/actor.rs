@@ -1,8 +1,8 @@
 //! The signed-in caller of a service, and the check that this caller is still allowed to make a change.
 //!
-//! An extractor of the API creates an [`Actor`] from a verified access token and a cached identity. The transaction of
-//! a change checks the actor again, against locked rows. The caller may have lost the admin role since the request
-//! began (OWASP ASVS 5, 8.3.2).
+//! An extractor of the API creates an [`Actor`] from a verified access token and a cached identity. The transaction of a change
+//! checks the actor again, against locked rows. For example, the caller may have lost the admin role since the request began
+//! (OWASP ASVS 5, 8.3.2).
 
 use std::{ops::Deref, sync::Arc};
 
@@ -28,11 +28,12 @@ pub struct Actor {
 /// The requirements of an operation on its caller, besides an active account and a valid session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
-    /// No second factor and no role. For logout, and for the operations that set up a second factor.
+    /// No second factor and no role. For the operations that a user without a required second factor needs: to set up the
+    /// second factor, to read the own account, and to log out.
     SignedIn,
     /// The second factor if the server requires it of all users.
     User,
-    /// The admin role, and the second factor if the server requires it of admins.
+    /// The admin role, and the second factor if the server requires it of admins or of all users.
     Admin,
 }
 
@@ -158,7 +159,8 @@ pub fn check(app: &App, user: &User, session: &Session, required: Requirement) -
     }
 }
 
-/// Returns whether a user has the permissions of an admin in this session.
+/// Returns whether a user has the permissions of an admin in this session. The caller must have checked that the user is active
+/// and the session is valid.
 pub fn is_admin(app: &App, identity: &Identity) -> bool {
     identity.user.role == Role::Admin && !lacks_second_factor(app, &identity.session, Requirement::Admin)
 }
@@ -173,8 +175,8 @@ fn lacks_second_factor(app: &App, session: &Session, required: Requirement) -> b
     is_demanded && !session.second_factor
 }
 
-/// The users whose rows a change reads or writes. One statement locks all these rows in the order of their ids, so that
-/// two changes cannot deadlock.
+/// The users whose rows a change locks. One statement locks all these rows in the order of their ids, so that two changes
+/// cannot deadlock on these rows.
 #[derive(Clone, Copy)]
 pub enum Affected {
     /// The actor alone.

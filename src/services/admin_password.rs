@@ -1,8 +1,8 @@
 //! Admins with the default password, and how the command line replaces the password of an admin.
 //!
-//! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any other
-//! database, an earlier release or SQL has created such an admin, and anyone could log in as this admin. `is_refused`
-//! prevents that login. [`find_default_passwords_at_start`] finds these admins before a server listens, and
+//! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any other database, an
+//! earlier release or SQL may have created such an admin, and anyone could log in as this admin. Unless `DEBUG` is on,
+//! `is_refused` prevents that login. [`find_default_passwords_at_start`] finds these admins before a server listens, and
 //! [`find_default_passwords`] finds them for `saas doctor`.
 
 use std::time::Duration;
@@ -31,10 +31,11 @@ use crate::{
     security::{Passwords, hash, hex, normalize_password},
 };
 
-/// Maximum number of admins whose passwords a server verifies when it starts. It verifies the newest passwords first.
+/// Maximum number of admins whose passwords a server verifies when it starts. If there are more admins, the server verifies
+/// only the newest passwords.
 pub const MAX_ADMINS_AT_START: u32 = 20;
-/// How long the cache keeps whether a password hash is one of the default password. This result never changes, because a new
-/// password has another hash.
+/// Time to live of a cached result: whether a password hash is a hash of the default password. The result never changes,
+/// because a new password has another hash.
 const RESULT_CACHE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Returns whether to refuse the login of an admin although the password is correct, because the password is public.
@@ -52,11 +53,11 @@ pub(super) fn is_refused(app: &App, user: &User, password: &str) -> bool {
     refused
 }
 
-/// Returns the addresses of active admins who have the default password. Checks the admins with the `limit` newest
+/// Returns the addresses of active admins who have the default password. Checks only the `limit` admins with the newest
 /// passwords.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::Unavailable`] if PostgreSQL does not answer or too many passwords are being hashed.
 pub async fn find_default_passwords(
     conn: &AsyncPgConnection,
     passwords: &Passwords,
@@ -67,7 +68,7 @@ pub async fn find_default_passwords(
 }
 
 /// Same as [`find_default_passwords`] with [`MAX_ADMINS_AT_START`], but caches the result for each hash in Redis. So a start
-/// computes bcrypt only for hashes without a cached result. Without Redis, each start computes bcrypt for all of them.
+/// computes bcrypt only for hashes without a cached result. Without Redis, each start computes bcrypt for all hashes.
 ///
 /// # Errors
 /// As [`find_default_passwords`].
@@ -109,9 +110,9 @@ pub struct Replaced {
     pub is_active: bool,
 }
 
-/// Sets the password of an admin, and revokes all sessions, links and login challenges of the admin. With
-/// `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this from the
-/// command line. The caller must have checked that the password is allowed.
+/// Sets the password of an admin, and revokes all sessions, links and login challenges of the admin. The admin gets a mail.
+/// With `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this from the command
+/// line. The caller must have checked that the password is allowed.
 ///
 /// # Errors
 /// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer or too many passwords

@@ -1,4 +1,4 @@
-//! Creates and promotes admins, and notifies the other admins.
+//! Creation and promotion of admins, and the notices to the other admins.
 //!
 //! Anyone can register with the address of another person. So a promotion requires a verified address. A promotion also
 //! revokes the user's sessions, links and login challenges, and notifies the user and the other admins.
@@ -36,15 +36,15 @@ pub enum EnsureAdminOutcome {
     NotAdmin,
 }
 
-/// Creates an admin unless the address is registered. Also creates a personal organization if `PERSONAL_ORGANIZATIONS`
-/// is on.
+/// Creates an admin unless the address is registered. Also creates a personal organization if `PERSONAL_ORGANIZATIONS` is on,
+/// and notifies the other admins.
 ///
 /// The call is idempotent, also if several processes make it at the same time. The address of a created admin counts as
 /// verified, because the operator of the server has chosen it. Without a password, the function only looks the user up.
 ///
 /// # Errors
-/// [`Error::NotFound`] without a password if the address is not registered; [`Error::Invalid`] if the address of a new
-/// admin is invalid; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] without a password if the address is not registered; [`Error::Invalid`] if the address of a new admin is
+/// invalid; [`Error::Unavailable`] if PostgreSQL does not answer or too many passwords are being hashed.
 pub async fn ensure_admin(
     conn: &mut AsyncPgConnection,
     passwords: &Passwords,
@@ -154,8 +154,8 @@ pub(super) async fn grant(
     Ok(after)
 }
 
-/// Notifies all other admins about a new admin. `by` is the address of the admin who made the change, or `None` for the
-/// operator of the server.
+/// Notifies the other admins about a new admin. Leaves out admins who cannot log in or have not verified their address. `by` is
+/// the address of the admin who made the change, or `None` for the operator of the server.
 pub(super) async fn notify_others(tx: &Tx<'_>, admin: &User, by: Option<&str>) -> Result<()> {
     for other in User::verified_admins(tx).await? {
         if other.id != admin.id {

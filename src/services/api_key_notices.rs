@@ -13,15 +13,15 @@ use crate::{
     models::{api_key::ApiKey, membership::Membership, organization::Organization},
 };
 
-/// The notice about the expiry of a key is sent this number of days before the expiry.
+/// A notice about the expiry of a key is sent when the key expires within this number of days.
 const NOTICE_DAYS: i32 = 7;
 /// Maximum number of keys whose notices one transaction writes.
 const BATCH_KEYS: i64 = 50;
 /// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends a notice to the creator of a key and to the owner of the organization of the key. Leaves out a user who cannot
-/// act in the organization now.
+/// Sends a notice to the creator of a key and to the owner of the organization of the key. Leaves out a user who is suspended
+/// in the organization or no longer a member, and a user who is deactivated or scheduled for deletion.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
@@ -32,13 +32,13 @@ pub(super) async fn send(tx: &Tx<'_>, key: &ApiKey, notice: &Notice) -> Result<(
     Ok(())
 }
 
-/// Returns a date in words, such as `3 May 2026`.
+/// Returns a date in UTC in words, such as `3 May 2026`.
 pub(super) fn date_in_words(date: DateTime<Utc>) -> String {
     date.format("%-d %B %Y").to_string()
 }
 
 /// Sends the notices about keys that expire within `NOTICE_DAYS`, once for each expiry. Leaves out keys that have a lifetime of
-/// at most `NOTICE_DAYS`. Returns the number of keys.
+/// at most `NOTICE_DAYS`. Returns the number of announced keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

@@ -1,5 +1,5 @@
-//! Revokes API keys that have leaked, the keys of a user whose membership ends, and the keys of an account that another
-//! person takes over.
+//! Revocation of API keys: of leaked keys, of the keys of a user whose membership ends, and of the keys of an account that
+//! another person takes over.
 //!
 //! A report of a leaked key needs no other authorization than the key itself.
 
@@ -31,7 +31,8 @@ pub struct Leaked {
 }
 
 /// Revokes the keys of which `texts` contains the current secret. For the secret from before the last rotation, revokes only
-/// that secret. The creator of the key and the owner of its organization get a mail.
+/// that secret. The creator of each key and the owner of its organization get a mail, unless they can no longer act in the
+/// organization.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

@@ -1,4 +1,4 @@
-//! Records when API keys were last used. Each process collects the uses and writes them to the database in batches.
+//! The last uses of API keys. Each process collects the uses and writes them to the database in batches.
 //!
 //! Works like [`session_uses`](super::session_uses), except that no use is written at once: a session expires without
 //! use, a key does not. A process that is killed loses its pending uses, usually those of the last five seconds.
@@ -20,10 +20,10 @@ use crate::{
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum number of keys that one statement updates.
 const BATCH_KEYS: usize = 1_000;
-/// Time limit of the flush at shutdown. No new batch starts after this time.
+/// Time after which the flush at shutdown starts no new batch.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Records the use of a key, unless the database already has a use within the last minute.
+/// Records the use of a key, unless `last_used_at` of the key is at most a minute old.
 pub(super) fn record(app: &App, key: &ApiKey) {
     let due = key.clock.now() - TimeDelta::seconds(TOUCH_INTERVAL_SECONDS.into());
     if key.last_used_at.is_none_or(|used_at| used_at < due) {
@@ -47,14 +47,15 @@ pub async fn flush_regularly(app: &App) {
     }
 }
 
-/// Writes the pending uses when the process shuts down, within `LAST_FLUSH_TIMEOUT`.
+/// Writes the pending uses when the process shuts down. Starts no new batch after `LAST_FLUSH_TIMEOUT`, so the other uses are
+/// lost.
 pub async fn flush_last(app: &App) {
     if let Err(error) = flush_until(app, Some(Instant::now() + LAST_FLUSH_TIMEOUT)).await {
         tracing::warn!(error = chain(&error), "cannot record which API keys were in use");
     }
 }
 
-/// Writes all pending uses. After an error, the unwritten uses stay pending.
+/// Writes the pending uses. A use stays pending if another transaction has locked the row of the key, and after an error.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

@@ -42,7 +42,7 @@ const NOT_FOUND: Error = Error::NotFound("API key");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
     Days(i32),
-    /// The key is valid until it is revoked.
+    /// The key does not expire.
     Unlimited,
 }
 
@@ -153,7 +153,8 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the scopes; [`Error::NotFound`]; [`Error::KeyEnded`]; [`Error::RoleTooHigh`] if the role
-/// of its creator is above that of the actor; [`Error::PreconditionFailed`]; those of [`org_access::lock`] and [`change`].
+/// of the key's creator is above the role of the actor; [`Error::PreconditionFailed`]; those of [`org_access::lock`] and
+/// [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,
@@ -248,8 +249,8 @@ pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Re
     .await
 }
 
-/// Locks a valid key that the actor may change. A member may revoke the key of a creator with a higher role. But the
-/// member must not extend or rotate the key, because it acts on behalf of its creator.
+/// Locks a valid key that the actor may change. A member may revoke the key of a creator with a higher role. But the member
+/// must not change or rotate the key, because the key acts on behalf of its creator.
 async fn lock_changeable(tx: &Tx<'_>, access: &OrgAccess, id: i64) -> Result<ApiKey> {
     let LockedOrg { org, actor } = org_access::lock_shared(tx, access).await?;
     let key = ApiKey::lock(tx, org.id, id).await?.ok_or(NOT_FOUND)?;

@@ -1,5 +1,6 @@
-//! The audit trail. A change of an account or an organization writes an entry in the transaction of the change. An admin's
-//! operation on a queue or a job, and the cancellation of an organization's job, write an entry before they change Redis.
+//! The audit trail. The entry about a change of an account or an organization is written in the transaction of the change. The
+//! entry about an admin's operation on a queue or a job, or about the cancellation of an organization's job, is written before
+//! Redis is changed.
 
 use serde_json::{Map, Value, json};
 
@@ -15,7 +16,7 @@ use crate::{
 pub enum Action {
     UserRegistered,
     UserCreated,
-    /// An admin has created a user without a password, or has sent the link to set a password again.
+    /// An admin has created a user without a password, or has sent the invitation to such a user again.
     UserInvited,
     UserUpdated,
     UserDeletionScheduled,
@@ -48,9 +49,9 @@ pub enum Action {
     OrgDeletionScheduled,
     OrgDeletionCancelled,
     OrgDeleted,
-    /// By an admin of the platform.
+    /// An admin of the platform has suspended the organization.
     OrgSuspended,
-    /// By an admin of the platform.
+    /// An admin of the platform has ended the suspension of the organization.
     OrgUnsuspended,
     MemberUpdated,
     MemberRemoved,
@@ -71,7 +72,7 @@ pub enum Action {
     ApiKeyRevoked,
     /// The secret from before the last rotation was revoked. The current secret stays valid.
     ApiKeyOverlapEnded,
-    /// Redis refused an operation on a queue or a job, or did not answer.
+    /// An operation on a queue or a job failed. If Redis did not answer, it is unknown whether the operation took effect.
     OperationFailed,
 }
 
@@ -135,8 +136,8 @@ impl Action {
     }
 }
 
-/// An audit trail entry that is not written yet. Its actor is [`RequestContext::actor`]. If the context has no actor, it is the
-/// user that [`Self::by`] or [`Self::by_self`] has set. Without such a user, the entry has no actor.
+/// An audit trail entry that is not written yet. Its actor is [`RequestContext::actor`]. If the context has no actor, the actor
+/// of the entry is the user that [`Self::by`] or [`Self::by_self`] has set. Without such a user, the entry has no actor.
 #[derive(Clone)]
 pub struct Entry {
     action: Action,
@@ -185,7 +186,8 @@ impl Entry {
         Self::about("invitation", id.to_string(), action).in_org(org_id)
     }
 
-    /// Adds the entry to the trail of an organization. Admins of the platform see it in the global trail, too.
+    /// Adds the entry to the trail of an organization. Admins of the platform see the entry in the global trail, too, but
+    /// without the states if the entry is about the data of the organization.
     pub fn in_org(self, org_id: i64) -> Self {
         Self { org_id: Some(org_id), ..self }
     }
@@ -202,7 +204,7 @@ impl Entry {
         &self.target_id
     }
 
-    /// Returns an entry that reports the failure of this entry's action, with the same target.
+    /// Returns an entry that reports the failure of this entry's action, with the same target and organization.
     pub fn failed(&self, error: &Error) -> Self {
         let after = json!({ "action": self.action.as_str(), "error": error.to_string() });
         let target_id = self.target_id.clone();
@@ -210,8 +212,8 @@ impl Entry {
         Self { org_id: self.org_id, ..entry }
     }
 
-    /// Creates an entry about `user`. If the request context has no actor, `user` is also the actor. For links in mails and
-    /// for logins.
+    /// Creates an entry about `user`. If the request context has no actor, `user` is also the actor. For operations without a
+    /// signed-in caller, such as logins and links in mails.
     pub fn by_self(user: i64, action: Action) -> Self {
         Self { actor: Some(user), ..Self::new(user, action) }
     }

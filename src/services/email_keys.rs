@@ -1,9 +1,10 @@
-//! Fills in missing [keys](crate::email_address::EmailAddress::key) of email addresses. The key is the normalized form
-//! of an address. It is missing if an earlier release or SQL has written the address, because SQL cannot compute keys.
+//! The filling in of missing [keys](crate::email_address::EmailAddress::key) of email addresses. The key is the normalized form
+//! of an address. An address that an earlier release or SQL has written has no key: the earlier release does not know keys, and
+//! SQL cannot compute them.
 //!
 //! [`fill_missing_keys`] runs after migrations. The nightly job fills in keys, too, because the previous release writes
-//! addresses during a rolling upgrade. Several processes may do this at the same time. Accounts are never merged: if
-//! several accounts share an address, one of them gets the key. A login finds the other accounts by the stored spelling of
+//! addresses without keys during a rolling upgrade. Several processes may do this at the same time. Accounts are never merged:
+//! if several accounts share an address, one of them gets the key. A login finds the other accounts by the stored spelling of
 //! the address.
 
 use std::collections::HashSet;
@@ -19,10 +20,11 @@ use crate::{
 /// Maximum number of rows that one statement changes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 200;
 
-/// Maximum number of attempts at one batch. An attempt fails if a concurrent registration takes one of its keys.
+/// Maximum number of attempts at one batch. An attempt fails if a concurrent registration or change of an address takes one of
+/// the keys.
 const MAX_ATTEMPTS: u32 = 10;
 
-/// A pass over all users without a key. If several users share an address, the first of them gets the key.
+/// A pass over all users without a key. If several users of a pass share an address, the user with the lowest id gets the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// Fills in the keys of addresses that equal their key. This pass runs first, so that a user with the canonical
@@ -37,10 +39,12 @@ impl Pass {
     pub const ALL: [Self; 2] = [Self::Canonical, Self::OtherSpellings];
 }
 
-/// Fills in all missing keys.
+/// Fills in the missing keys, except those of invalid addresses, and those that another user has. Does nothing if the table of
+/// users has no column for keys.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if PostgreSQL does not answer. Keys that were written before the error stay.
+/// [`Error::Unavailable`] if PostgreSQL does not answer; [`Error::EmailTaken`] if concurrent changes have taken a key in each
+/// of `MAX_ATTEMPTS` attempts at a batch. Keys that were written before the error stay.
 pub async fn fill_missing_keys(conn: &AsyncPgConnection) -> Result<()> {
     if !email_key::exists(conn).await? {
         return Ok(());
@@ -75,7 +79,7 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
         attempts += 1;
         let result = email_key::set(conn, &batch).await;
         match result.on_constraint("users_email_key_key", Error::EmailTaken) {
-            // A concurrent registration has taken one of the keys. The next attempt skips that key.
+            // A concurrent transaction has taken one of the keys. The next attempt skips that key.
             Err(Error::EmailTaken) if attempts < MAX_ATTEMPTS => {}
             result => return result.map(|_| last),
         }
@@ -87,9 +91,9 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
 pub enum MissingKeyCause {
     /// The user with this id has the key, because the addresses of both differ only in spelling.
     SharedWith(i64),
-    /// This release does not accept the address, for the given reason. An earlier release accepted it.
+    /// This release does not accept the address, for the given reason. An earlier release or SQL has written it.
     Invalid(&'static str),
-    /// [`fill_missing_keys`] has not run since the address was written.
+    /// Neither [`fill_missing_keys`] nor the nightly job has run since the address was written.
     NotFilled,
 }
 

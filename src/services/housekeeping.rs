@@ -1,4 +1,4 @@
-//! Deletes expired data in small batches, and fills in missing keys of email addresses and missing personal
+//! The nightly deletion of expired data in small batches. Also fills in missing keys of email addresses and missing personal
 //! organizations.
 
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Maximum number of rows that one statement deletes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement reads or deletes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 500;
 /// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,21 +52,21 @@ pub struct DeletedRows {
     pub users: usize,
     pub organizations: usize,
     pub sessions: usize,
-    /// API keys that expired or were revoked long ago.
+    /// API keys that expired or were revoked more than 90 days ago.
     pub api_keys: usize,
     pub tokens: usize,
     pub audit_entries: usize,
     pub invitations: usize,
     /// Stored answers to requests with an idempotency key.
     pub answers: usize,
-    /// Rows in the job lists of organizations. The jobs themselves are in Redis.
+    /// Rows in the job lists of organizations. The records of the jobs in Redis do not count.
     pub org_jobs: usize,
 }
 
-/// Deletes accounts and organizations whose grace period is over, and expired sessions, tokens and stored answers. Also
-/// deletes old invitations, old API keys, audit trail entries older than `AUDIT_RETENTION_DAYS`, and jobs older than 30
-/// days from the job lists of organizations. Then fills in missing [keys of addresses](email_keys) and [personal
-/// organizations](personal_orgs).
+/// Deletes accounts and organizations whose grace period is over, organizations without members, and expired sessions, tokens
+/// and stored answers. Also deletes old invitations, old API keys, audit trail entries older than `AUDIT_RETENTION_DAYS`, and
+/// jobs older than 30 days from the job lists of organizations. Then fills in missing [keys of addresses](email_keys) and, if
+/// `PERSONAL_ORGANIZATIONS` is on, missing [personal organizations](personal_orgs).
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted
@@ -154,7 +154,7 @@ async fn delete_due_users(app: &App) -> Result<usize> {
     Ok(deleted)
 }
 
-/// Deletes an account, unless its owner has canceled the deletion since the batch was read. Returns whether it was
+/// Deletes an account, unless its owner has canceled the deletion since the batch was read. Returns whether the account was
 /// deleted.
 async fn delete_if_due(app: &App, id: i64) -> Result<bool> {
     change_by_job(app, BATCH_TIMEOUT, async |tx| {

@@ -1,9 +1,8 @@
-//! Records when sessions were last used. Each process collects the uses and writes them to the database in batches.
+//! The last uses of sessions. Each process collects the uses and writes them to the database in batches.
 //!
-//! A request does not wait for the write. A process that is killed loses its pending uses, usually those of the last five
-//! seconds. This loss
-//! is harmless: `last_seen_at` is only accurate to five minutes, and the idle timeout is far longer. If a session is
-//! about to expire, its use is written at once, so that no replica ends a session that is in use.
+//! Usually, a request does not wait for the write. A process that is killed loses its pending uses, usually those of the last
+//! five seconds. This loss is harmless: `last_seen_at` is only accurate to five minutes, and the idle timeout is far longer. If
+//! a session is about to expire, the request writes the use at once, so that no replica ends a session that is in use.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use crate::{
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum number of sessions that one statement updates.
 const BATCH_SESSIONS: usize = 1_000;
-/// Time limit of the flush at shutdown. No new batch starts after this time.
+/// Time after which the flush at shutdown starts no new batch.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Records the use of an active session, unless `last_seen_at` is at most five minutes old.
@@ -62,14 +61,15 @@ pub async fn flush_regularly(app: &App) {
     }
 }
 
-/// Writes the pending uses when the process shuts down, within `LAST_FLUSH_TIMEOUT`.
+/// Writes the pending uses when the process shuts down. Starts no new batch after `LAST_FLUSH_TIMEOUT`, so the other uses are
+/// lost.
 pub async fn flush_last(app: &App) {
     if let Err(error) = flush_until(app, Some(Instant::now() + LAST_FLUSH_TIMEOUT)).await {
         tracing::warn!(error = chain(&error), "cannot record which sessions were in use");
     }
 }
 
-/// Writes all pending uses. After an error, the unwritten uses stay pending.
+/// Writes the pending uses. A use stays pending if another transaction has locked the row of the session, and after an error.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
