@@ -75,7 +75,7 @@ impl RequestKey {
 }
 
 impl<'a, T> Once<'a, T> {
-    /// Creates the value for a request. `render` returns the answer for the result of the change.
+    /// Creates the `Once` of a request. `render` returns the answer for the result of the change.
     pub fn new(
         key: Option<&'a RequestKey>,
         render: impl Fn(&T) -> Result<Answer> + Send + Sync + 'a,
@@ -90,8 +90,8 @@ impl<'a, T> Once<'a, T> {
 
     /// Makes a change like [`transaction::change`](change), at most once for the key of the request.
     ///
-    /// `check_limits` runs ahead of the transaction, unless an answer is already stored: a repeated request must neither count
-    /// against a limit nor be refused by one.
+    /// `check_limits` runs ahead of the transaction, unless a valid answer is already stored: a repeated request must neither
+    /// count against a limit nor be refused because of a limit.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyInUse`] while another request with the key is in progress; [`Error::IdempotencyKeyReused`] if
@@ -139,8 +139,9 @@ impl<'a, T> Once<'a, T> {
         .await
     }
 
-    /// Reserves the key in this process until the returned value is dropped. Without this, concurrent requests with the
-    /// same key would each count against the limits and hold a connection.
+    /// Reserves the key in this process until the returned value is dropped. Returns `None` for a request without a key.
+    /// Without the reservation, concurrent requests with the same key would each count against the limits and hold a
+    /// connection.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyInUse`] if another request has reserved the key.
@@ -155,8 +156,8 @@ impl<'a, T> Once<'a, T> {
         used.map(Some).ok_or(Error::IdempotencyKeyInUse)
     }
 
-    /// Returns whether an answer is stored for the key. The answer may be expired. Most keys are new, so this is
-    /// usually the only query before the change.
+    /// Returns whether an answer is stored for the key. The answer may be expired. Most keys are new, so this query usually
+    /// saves the transaction that checks the actor and reads the answer.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -181,8 +182,8 @@ impl<'a, T> Once<'a, T> {
         }
     }
 
-    /// Returns the stored answer, or `None` if no answer is stored. Deletes an expired answer, so that its key can be used
-    /// again.
+    /// Returns the stored answer, or `None` if no valid answer is stored. Deletes an expired answer, so that its key can be
+    /// used again.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyReused`] if the client has used the key for a different request; [`Error::Unavailable`] if
@@ -205,7 +206,8 @@ impl<'a, T> Once<'a, T> {
     /// Returns the answer for the result of the change, and stores it if the request has a key.
     ///
     /// # Errors
-    /// [`Error::IdempotencyNotSupported`] if the body has more than 64 KiB; [`Error::Internal`] if the answer cannot be rendered;
+    /// [`Error::IdempotencyNotSupported`] if the body has more than 64 KiB; [`Error::Internal`] if the answer cannot be
+    /// rendered; [`Error::IdempotencyKeyInUse`] if a transaction without the lock has stored an answer for the key;
     /// [`Error::Unavailable`] if PostgreSQL does not answer.
     pub async fn store(&self, tx: &Tx<'_>, done: &T) -> Result<Answered> {
         let answered = self.answer(done)?;
@@ -229,8 +231,8 @@ impl<'a, T> Once<'a, T> {
             headers: json!(headers),
             body,
         };
-        // The lock prevents a second answer for the key. This converts the error of a transaction that inserted without
-        // the lock.
+        // Transactions that take the lock never insert a second answer. If a transaction without the lock has inserted an
+        // answer, this converts the error.
         stored.insert(tx).await.on_constraint("idempotency_keys_pkey", Error::IdempotencyKeyInUse)?;
         Ok(answered)
     }

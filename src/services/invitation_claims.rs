@@ -1,12 +1,12 @@
 //! Operations of an invited user with an account: list the invitations to the user's own address, accept, decline.
 //!
-//! To accept or decline an invitation is to claim it. A claim locks the user, then the organization, then the
-//! invitation, so an invitation is claimed at most once. The account must have the invited address, and must have
-//! verified it, because anyone can register an address that belongs to another person. The lock of the organization
-//! also prevents a change of the inviter's membership: the inviter must still be allowed to invite.
+//! To accept or decline an invitation is to claim it. A claim locks the user, then the organization, then the invitation, so an
+//! invitation is claimed at most once. The account must have the invited address, and must have verified it, because anyone can
+//! register an address that belongs to another person. The inviter must still be allowed to invite, so the lock of the
+//! organization also prevents a change of the inviter's membership.
 //!
-//! Without a mail server, no address can be verified, so the inviter receives the link and passes it on. An invitation
-//! with such a link does not require a verified address.
+//! Without a mail server, no user can verify an address and no invitation can be mailed, so the inviter receives the link and
+//! passes the link on. An invitation with such a link does not require a verified address.
 
 use super::{
     actor::{Actor, Affected},
@@ -45,7 +45,7 @@ pub enum Claim<'a> {
 }
 
 /// Returns at most `limit` pending invitations to the address of the actor, the newest first. With `before`, only invitations
-/// with a lower id. Returns none if the address is not verified.
+/// with a lower id. Returns an empty list if the address is not verified.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -65,9 +65,9 @@ pub async fn list(
 /// change.
 ///
 /// # Errors
-/// [`Error::InvitationInvalid`], or [`Error::NotFound`] for an id; [`Error::InvitationExpired`];
-/// [`Error::InvitationOtherAddress`]; [`Error::EmailNotVerified`]; [`Error::SeatLimit`]; [`Error::MembershipLimit`]; and those
-/// of [`change`].
+/// [`Error::InvitationInvalid`]; [`Error::NotFound`] if an id is not that of an invitation to the actor;
+/// [`Error::InvitationExpired`]; [`Error::InvitationOtherAddress`]; [`Error::EmailNotVerified`]; [`Error::SeatLimit`];
+/// [`Error::MembershipLimit`]; and those of [`change`].
 pub async fn accept(app: &App, actor: &Actor, claim: Claim<'_>) -> Result<MyOrganization> {
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor();
@@ -91,8 +91,8 @@ pub async fn decline(app: &App, actor: &Actor, id: i64) -> Result<()> {
     .await
 }
 
-/// Returns the normalized address ([key](crate::email_address::EmailAddress::key)) of a user, if the address is
-/// verified.
+/// Returns the normalized address ([key](crate::email_address::EmailAddress::key)) of a user. `None` if the address is not
+/// verified, or is invalid.
 fn verified_key(user: &User) -> Option<String> {
     user.email_verified_at.and_then(|_| EmailLookup::new(&user.email).key)
 }
@@ -147,8 +147,8 @@ fn check_address(invitation: &Invitation, user: &User) -> Result<()> {
     }
 }
 
-/// Makes a user a member, unless the user already is one, and marks the invitation as accepted. Checks the seat limit
-/// again, because the limit may be lower than when the invitation was sent.
+/// Makes a user a member, unless the user already is a member, marks the invitation as accepted, and notifies the inviter.
+/// Checks the seat limit again, because the limit may be lower than when the invitation was sent.
 pub(super) async fn join(
     app: &App,
     tx: &Tx<'_>,
@@ -194,8 +194,8 @@ async fn notify_inviter(tx: &Tx<'_>, invitation: &Invitation, notice: Notice) ->
     }
 }
 
-/// Returns an address with most of its local part hidden, such as `a***@example.com`. A person with several accounts
-/// recognizes the right one, but the holder of a stolen link does not learn the address.
+/// Returns an address with most of its local part hidden, such as `a***@example.com`. A person with several accounts recognizes
+/// the right address, but the holder of a stolen link does not learn the address.
 pub fn masked(email: &str) -> String {
     let (local, domain) = email.rsplit_once('@').unwrap_or((email, ""));
     let first: String = local.chars().take(usize::from(local.chars().count() > 2)).collect();

@@ -1,9 +1,10 @@
 //! Operations of the holder of an invitation link who is not signed in: preview, register, decline.
 //!
-//! If the token was only in the mail, it proves that its holder owns the address, so [`register`] creates a verified
-//! account. Another person may have registered the address earlier, with a known password, to get into the account
-//! later (pre-hijacking). While the address of such an account is not verified, [`register`] replaces its password and
-//! revokes all its sessions. The owner of a verified account has to sign in instead.
+//! If the token was only in the mail, the holder of the token reads the mails to the address, so [`register`] creates a
+//! verified account. Another person may have registered the address earlier, with a known password, to get into the account
+//! later (pre-hijacking). While the address of such an account is not verified, [`register`] replaces its password and its
+//! name, and revokes its sessions, links and API keys, and the invitations that it has sent. The owner of a verified account
+//! has to sign in instead.
 //!
 //! Without a mail server, the inviter receives the link. A token from such a link neither verifies the address nor
 //! replaces a password.
@@ -40,7 +41,7 @@ use crate::{
 /// The part of an invitation that the holder of its link may see.
 pub struct Preview {
     pub details: InvitationDetails,
-    /// Whether [`register`] accepts the token. False if the address has an account that the token must not take over.
+    /// Whether the holder of the link can [`register`]. False if the address has an account that the token must not take over.
     pub can_register: bool,
 }
 
@@ -80,12 +81,14 @@ pub async fn decline(app: &App, context: &RequestContext, token: &str) -> Result
 }
 
 /// Creates an account with the invited address, and makes the account a member. If an unverified account has the address, and
-/// only a mail contained the token, replaces the password and the name of this account, and revokes its sessions.
+/// only a mail contained the token, replaces the password and the name of this account. Also revokes its sessions, links and
+/// API keys, and the invitations that it has sent.
 ///
 /// # Errors
-/// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::EmailTaken`] if the owner of the account has to
-/// sign in; [`Error::Invalid`] for the password; [`Error::TooManyAttempts`] after too many password hashes for this
-/// address; [`Error::SeatLimit`]; [`Error::MembershipLimit`]; [`Error::Unavailable`] if too many passwords are being hashed.
+/// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::EmailTaken`] if the address has an account that the
+/// token must not take over; [`Error::Invalid`] for the password; [`Error::TooManyAttempts`] after too many password hashes for
+/// this address from the network of the client; [`Error::SeatLimit`]; [`Error::MembershipLimit`]; [`Error::Unavailable`] if too
+/// many passwords are being hashed or PostgreSQL does not answer.
 pub async fn register(app: &App, context: &RequestContext, new: SignUp<'_>) -> Result<MyOrganization> {
     // An invalid token must not cost a bcrypt hash, so the token is checked first. The invitation is claimed after
     // hashing, because hashing is too slow for a transaction.

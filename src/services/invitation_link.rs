@@ -27,7 +27,7 @@ impl InvitationLink {
     /// Creates a link with a random id.
     ///
     /// # Errors
-    /// [`Error::Internal`] if there is no key to derive tokens. A running server always has one.
+    /// [`Error::Internal`] if there is no key to derive tokens. A running server always has such a key.
     pub(super) fn new(app: &App) -> Result<Self> {
         let id = Uuid::new_v4();
         Ok(Self { id, token: current_token(app, id)? })
@@ -52,8 +52,8 @@ fn current_token(app: &App, link_id: Uuid) -> Result<OpaqueToken> {
         .ok_or_else(|| Error::internal("there is no key for invitations"))
 }
 
-/// Returns the recipient and the rendered mail of an invitation. `None` if the invitation now has another link or is no
-/// longer pending.
+/// Returns the recipient and the rendered mail of an invitation. `None` if the invitation does not exist, now has another link,
+/// or is not pending.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -78,14 +78,15 @@ pub(super) async fn render(
     Ok(Some((invitation.email, email.render(&app.config.core.project_name, &link)?)))
 }
 
-/// Returns the token of an invitation. `None` if the invitation now has another link.
+/// Returns the token of an invitation. If this process cannot derive the token, gives the invitation a new token with the same
+/// link id. `None` if the invitation now has another link id.
 async fn usable_token(app: &App, invitation: &Invitation) -> Result<Option<String>> {
     let Invitation { id, link_id, token_hash, .. } = invitation;
     if let Some(token) = app.tokens.invitation_tokens(*link_id).find(|token| token.hash == *token_hash) {
         return Ok(Some(token.text));
     }
-    // This process does not have the key from which the token was derived. Either `SECRET_KEY` was replaced, or it is
-    // not set in development, where each process has a random key. So the invitation gets a new token.
+    // This process does not have the key from which the token was derived. Either `SECRET_KEY` was replaced, or `SECRET_KEY` is
+    // not set in development, so that each process has a random key. So the invitation gets a new token.
     let token = current_token(app, *link_id)?;
     let replaced = app
         .db

@@ -1,4 +1,4 @@
-//! Enqueues jobs in a database transaction: a job exists if and only if the transaction commits (transactional outbox).
+//! The enqueuing of jobs in a database transaction: a job exists if and only if the transaction commits (transactional outbox).
 //!
 //! The transaction writes a row into the table `job_outbox`. After the commit, [`job_relay`](super::job_relay) enqueues
 //! the job of the row in Redis. Until then, the status of the job is `queued`.
@@ -19,10 +19,10 @@ use crate::{
 pub trait EnqueueInTx {
     /// Enqueues a job if the transaction commits, and returns its id. Does not wait for Redis.
     ///
-    /// The job is in the queue right after the commit, or within two minutes if this process crashes or Redis is
-    /// unavailable. A delay is counted from this call. The function does not check the job limits of the owner: call
-    /// [`check_owner`] before the transaction. If another job has the same unique key and the options keep the existing
-    /// job, this job is canceled.
+    /// The job is in the queue right after the commit, or within two minutes after a crash of this process or the end of an
+    /// outage of Redis. A delay is counted from this call. The function does not check the job limits of the owner: call
+    /// [`check_owner`] before the transaction. If another job has the same unique key and the options keep the existing job,
+    /// this job is canceled.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if PostgreSQL does not answer; [`Error::Invalid`], [`Error::JobTooLarge`] and
@@ -140,7 +140,7 @@ pub async fn cancel(app: &App, id: &str) -> Result<Cancel> {
         // The relay may have enqueued the job and deleted the row since the first attempt.
         return Ok(app.queue.cancel(id).await?);
     };
-    // A relay may be about to enqueue the job. So the queue first records that the job is canceled. It then ignores the
+    // A relay may be about to enqueue the job. So the queue first records that the job is canceled. The queue then ignores the
     // job if the relay enqueues it.
     let row_id = row.id;
     let answer = app.queue.cancel_prepared(&with_options(row, EnqueueOptions::default())).await?;
@@ -148,7 +148,7 @@ pub async fn cancel(app: &App, id: &str) -> Result<Cancel> {
     Ok(answer)
 }
 
-/// As [`cancel`], for a job that existed shortly before.
+/// As [`cancel`], for a job that the caller has just found.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the job has ended; [`Error::NotFound`] if it no longer exists; and those of [`cancel`].

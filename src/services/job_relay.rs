@@ -1,15 +1,16 @@
-//! Enqueues the jobs of the table `job_outbox`. The process that committed the transaction does so right after the
-//! commit. Each minute, a scheduled job runs [`sweep`], which enqueues the jobs that remain after a crash or an outage.
+//! The relay, which enqueues the jobs of the table `job_outbox`. The process that committed a transaction enqueues its jobs
+//! right after the commit. Each minute, a scheduled job runs [`sweep`], which enqueues the jobs that remain after a crash or an
+//! outage.
 //!
 //! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`) and enqueues their jobs. Then it deletes the
 //! rows of the jobs that are in the queue. The claim is a timestamp in the row, not a lock, because a transaction must
 //! not wait for Redis. So a slow or killed relay may process the same rows as the next relay. This is harmless, because
 //! the id of a job is created with its row. The queue ignores a job whose id it knows, even if the job has ended.
 //!
-//! The queue keeps the record of an ended job for one day, or less if its memory is full. The claim also records the
-//! time of the first attempt. If that attempt is older than the records, and the queue has no record of the job, the
-//! job may or may not have run. The relay then sets the row aside for an operator. It enqueues a row without an earlier
-//! attempt at any age.
+//! The queue keeps the record of an ended job for one day, or for less time if Redis is full or has too many records. The claim
+//! also records the time of the first attempt. If the first attempt was longer ago than the queue keeps records, and the queue
+//! has no record of the job, the job may or may not have run. The relay then sets the row aside for an operator. The relay
+//! enqueues the job of a row without an earlier attempt at any age, unless the job sends a mail that is too old.
 
 use std::time::Duration;
 
@@ -58,7 +59,8 @@ struct SortedRows {
     unavailable: Option<Error>,
 }
 
-/// Enqueues all jobs in the tables `job_outbox` and `outbox`. Returns the number of enqueued jobs.
+/// Enqueues the jobs in the tables `job_outbox` and `outbox`, except jobs that were set aside or that another relay has just
+/// claimed. Returns the number of enqueued jobs.
 ///
 /// Without a mail server, mails stay in the table until they are too old. Several processes can run this function at
 /// the same time.
@@ -85,8 +87,8 @@ pub async fn sweep(app: &App) -> Result<usize> {
     Ok(count)
 }
 
-/// Enqueues jobs that this process has just committed, in a background task. If the task fails, [`sweep`] enqueues the
-/// jobs.
+/// Enqueues jobs that this process has just committed, in a background task. If the task fails, or too many jobs wait for the
+/// task, [`sweep`] enqueues the remaining jobs.
 pub(super) fn relay_soon(app: &App, ids: Vec<Uuid>) {
     if ids.is_empty() {
         return;
@@ -141,8 +143,8 @@ pub async fn count(conn: &AsyncPgConnection, limit: i64) -> Result<WaitingCounts
     })
 }
 
-/// Returns the task whose jobs stay in the table: without a mail server, the task that sends mails. In the queue, these
-/// jobs would use up their attempts.
+/// Returns the task whose jobs stay in the table: without a mail server, the task that sends mails. In the queue, these jobs
+/// would use up their attempts. `None` with a mail server.
 fn held_task(app: &App) -> Option<&'static str> {
     (!app.mailer.can_send()).then_some(MAIL_TASK)
 }
@@ -168,8 +170,8 @@ async fn relay(app: &App, mut claimed: Vec<ClaimedJob>) -> Result<usize> {
             None => sorted.refused.push(id),
         }
     }
-    // Plain jobs are enqueued concurrently, so that they share a round trip. The other jobs follow one by one, because a job
-    // may depend on an earlier job.
+    // Jobs without special options that no relay has tried before are enqueued concurrently, so that they share a round trip.
+    // The other jobs follow one by one, because a job may depend on an earlier job.
     let is_plain = |next: &JobToEnqueue| next.tried.is_none() && next.job.is_plain();
     let (plain, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_plain);
     let answers = join_all(plain.iter().map(|next| enqueue(app, next))).await;
@@ -233,8 +235,8 @@ impl SortedRows {
     }
 }
 
-/// Deletes the rows of enqueued jobs and of mails that are too old, and sets aside the rows that cannot be enqueued.
-/// Returns the number of enqueued jobs.
+/// Deletes the rows of enqueued jobs and of mails that are too old, and sets aside the forgotten rows, and the refused rows
+/// that are at least a day old. Returns the number of enqueued jobs.
 async fn finish(app: &App, sorted: SortedRows) -> Result<usize> {
     let SortedRows { enqueued, too_old, refused, forgotten, unavailable } = sorted;
     let count = delete(app, &enqueued).await?;
@@ -281,8 +283,8 @@ async fn set_aside(app: &App, ids: &[Uuid], days: i32, cause: &'static str) -> R
     Ok(())
 }
 
-/// Checks the mails that wait for a mail server: deletes mails that are too old, and sets aside mails that this release
-/// cannot read.
+/// Checks the mails that wait for a mail server: deletes mails that are too old, and sets aside mails that this release cannot
+/// read and that are at least a day old.
 async fn check_waiting_mails(app: &App) -> Result<()> {
     let (mut waiting, mut last) = (0, Uuid::nil());
     loop {

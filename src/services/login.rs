@@ -55,14 +55,14 @@ impl fmt::Debug for Challenge {
     }
 }
 
-/// Logs a user in with a password. A login that opens a session revokes the sessions in `replaced`: those of the tokens that
-/// the browser still has in its cookies.
+/// Logs a user in with a password. A login that opens a session revokes the sessions in `replaced`, to which the tokens in the
+/// cookies of the browser belong.
 ///
 /// # Errors
-/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user. Also for an admin with a
-///   published password, unless `DEBUG` is on. All of these take the same time, so that a client cannot find out which
-///   addresses are registered (OWASP ASVS 5, 6.3.8).
-/// - [`Error::TooManyAttempts`] after failed attempts.
+/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user, and for a password that was
+///   replaced while it was verified. Also for an admin with a published password, unless `DEBUG` is on. All of these take the
+///   same time, so that a client cannot find out which addresses are registered (OWASP ASVS 5, 6.3.8).
+/// - [`Error::TooManyAttempts`] after failed attempts or too many password hashes.
 /// - [`Error::EmailNotVerified`] if `REQUIRE_VERIFIED_EMAIL` is set and the address is not verified.
 /// - [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn login(
@@ -163,8 +163,8 @@ async fn open_session_or_challenge(
 /// `replaced`, as [`login`] does.
 ///
 /// # Errors
-/// [`Error::InvalidCode`] for a wrong code, and for a challenge that is unknown, used, expired or out of attempts;
-/// [`Error::BadCredentials`] if the user was deactivated or the password was set while the code was checked;
+/// [`Error::InvalidCode`] for a wrong code, and for a challenge that is unknown, used, expired, out of attempts or of an
+/// inactive user; [`Error::BadCredentials`] if the user was deactivated or the password was set while the code was checked;
 /// [`Error::TooManyAttempts`] after failed attempts.
 pub async fn complete_with_code(
     app: &App,
@@ -282,8 +282,8 @@ async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch)
 /// [`HashFor`] under which the caller may hash a new password.
 ///
 /// # Errors
-/// [`Error::WrongPassword`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] if too many
-/// passwords are being hashed.
+/// [`Error::WrongPassword`]; [`Error::InvalidToken`] if the account no longer exists; [`Error::TooManyAttempts`] after failed
+/// attempts or too many password hashes; [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<HashFor> {
     let user = actor.user();
     // The user of an `Identity` has no password hash, so the user is read again.

@@ -1,7 +1,7 @@
 //! Changes of the members of an organization: role, suspension, removal.
 //!
-//! An actor may change members whose role is not above the actor's own role. The owner changes only by a transfer, so
-//! an organization always has an owner.
+//! An actor may change members whose role is not above the actor's own role. The owner changes only by a transfer, so no change
+//! of a member leaves an organization without an owner.
 
 use serde_json::{Value, json};
 
@@ -29,8 +29,9 @@ use crate::{
     },
 };
 
-/// Maximum number of memberships of a user who joins or creates another organization. The limit exists because each
-/// request of a user reads all memberships. The personal organization counts, but it is created without this check.
+/// Maximum number of memberships of a user, checked when the user joins or creates an organization. The limit exists because
+/// all memberships of a user are read together with the session. The personal organization counts, but its creation does not
+/// check the limit.
 pub const MAX_MEMBERSHIPS: i64 = 100;
 
 const OWNER_IS_TRANSFERRED: &str = "Only a transfer changes the owner of an organization";
@@ -166,11 +167,12 @@ fn fields(member: &Membership) -> Value {
     json!({ "role": member.role.as_str(), "suspended": member.suspended_at.is_some() })
 }
 
-/// Refuses the deletion of an account that owns an organization with other members. Returns the organizations in which
-/// the user is the only member, which are deleted with the account. The caller must have locked the user.
+/// Refuses the deletion of an account that owns an organization with other members. Returns the organizations in which the
+/// owner is the only member, which are deleted with the account. Organizations whose deletion is scheduled do not matter. The
+/// caller must have locked the user.
 ///
 /// # Errors
-/// [`Error::LastOwner`] with the names of up to three such organizations.
+/// [`Error::LastOwner`] with the names of up to three organizations that have other members.
 pub(super) async fn ensure_not_owner_of_others(tx: &Tx<'_>, user_id: i64) -> Result<Vec<Organization>> {
     let (mut own, mut shared) = (Vec::new(), Vec::new());
     for org in Membership::lock_owned(tx, user_id).await? {

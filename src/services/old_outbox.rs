@@ -1,4 +1,4 @@
-//! Moves the messages of release 0.1.0 from the table `outbox` to the job queue.
+//! The move of the messages of release 0.1.0 from the table `outbox` to the job queue.
 //!
 //! During a rolling upgrade, workers of release 0.1.0 also enqueue the messages, with the same unique keys. So the queue
 //! ignores a second job for a message.
@@ -19,8 +19,8 @@ use crate::{
 const BATCH_ROWS: i64 = 100;
 /// How long the queue keeps the unique key of a row, to deduplicate its job.
 const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(3_600);
-/// Age in days at which an unreadable row is set aside: the row is kept, but not read again. A younger row may come
-/// from a newer release, which can read it, during a rolling upgrade.
+/// Age in days at which an unreadable row is set aside: the row is kept, but not read again. A worker of release 0.1.0 may be
+/// able to read a younger row during a rolling upgrade.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 
 /// The ids of the rows of a batch, grouped by the result of their processing.
@@ -33,11 +33,11 @@ struct SortedRows {
     waiting: usize,
 }
 
-/// Enqueues a job for each message in the table `outbox`, and deletes the rows. Returns the number of enqueued
+/// Enqueues a job for each message in the table `outbox`, and deletes the row of the message. Returns the number of enqueued
 /// messages.
 ///
-/// Without a mail server, the messages stay in the table. Messages that are too old are deleted. Several processes can
-/// run this at the same time: the unique key of a row prevents duplicate jobs.
+/// Without a mail server, the messages stay in the table. Messages that are too old are deleted. Unreadable messages are set
+/// aside after a day. Several processes can run this at the same time: the unique key of a row prevents duplicate jobs.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL or Redis does not answer. Messages that were
@@ -105,7 +105,7 @@ async fn drop_old(app: &App, ids: &[i64]) -> Result<()> {
     Ok(())
 }
 
-/// Sets aside the rows that are older than [`SET_ASIDE_AFTER_DAYS`], and logs one error for each row.
+/// Sets aside the rows that are at least [`SET_ASIDE_AFTER_DAYS`] days old, and logs one error for each row.
 async fn set_aside(app: &App, unreadable: &[i64]) -> Result<()> {
     if unreadable.is_empty() {
         return Ok(());

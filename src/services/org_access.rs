@@ -23,7 +23,8 @@ use crate::{
     },
 };
 
-/// A checked membership: the organization, the member who may act in it now, and the permission that was required.
+/// A checked membership: the organization, the member who could act in it at the time of the check, and the permission that was
+/// required.
 #[derive(Clone, Copy, Debug)]
 pub struct OrgAccess {
     scope: OrgScope,
@@ -152,8 +153,8 @@ pub struct LockedOrg {
 /// Locks an organization for a change of the organization or its members, and checks the access again.
 ///
 /// Other changes of memberships also take this lock or lock the user, except in the erasure of an organization whose deletion
-/// is due. So the membership of the actor cannot change during the transaction. Users are locked before the organization, see
-/// [`Affected`](super::actor::Affected).
+/// is due. Apart from such an erasure, the membership of the actor cannot change during the transaction. Users are locked
+/// before the organization, see [`Affected`](super::actor::Affected).
 ///
 /// # Errors
 /// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended or was rotated out.
@@ -161,8 +162,8 @@ pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock(tx, access.org_id()).await?).await
 }
 
-/// Like [`lock`], but with a shared lock, for a change of the data of the organization. Such changes wait only for
-/// changes of members and of the organization, not for each other.
+/// Like [`lock`], but with a shared lock, for a change of the data of the organization. With this lock, such changes wait for
+/// changes of members and of the organization, but not for each other.
 ///
 /// # Errors
 /// As [`lock`].
@@ -201,7 +202,7 @@ async fn recheck(tx: &Tx<'_>, access: &OrgAccess, org: Option<Organization>) -> 
     let actor = actor.ok_or(Error::NotFound(ORGANIZATION))?;
     admit(IdentityMembership::of(&org, &actor), access.required)?;
     if let Via::ApiKey(id) = access.scope.via() {
-        // The lock makes a later revocation of the key wait for this transaction. An earlier one is visible here.
+        // The lock makes a later revocation of the key wait for this transaction. An earlier revocation is visible here.
         let found = ApiKey::lock_shared(tx, id, &access.key_hash.unwrap_or_default()).await?;
         let valid = found.filter(|(key, is_previous)| !key.secret_has_ended(*is_previous));
         ensure_scope(&valid.ok_or(Error::InvalidToken)?.0, access.required)?;

@@ -22,7 +22,7 @@ use crate::{
 /// Returns an organization.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it does not exist; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if the organization does not exist; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn find(app: &App, id: i64) -> Result<OrganizationOverview> {
     app.db.run(async |conn| read(conn, id).await).await
 }
@@ -30,7 +30,7 @@ pub async fn find(app: &App, id: i64) -> Result<OrganizationOverview> {
 /// Suspends an organization, whose members are then refused, or ends the suspension.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it does not exist; [`Error::PreconditionFailed`]; and those of [`change`].
+/// [`Error::NotFound`] if the organization does not exist; [`Error::PreconditionFailed`]; and those of [`change`].
 pub async fn set_suspended(
     app: &App,
     actor: &AdminActor,

@@ -18,7 +18,7 @@ use crate::{
 /// # Errors
 /// [`Error::IdempotencyKeyInUse`](crate::error::Error::IdempotencyKeyInUse) while another request with the key is in progress;
 /// [`Error::IdempotencyKeyReused`](crate::error::Error::IdempotencyKeyReused) if the client has used the key for a different
-/// request; and those of `change_in_org`.
+/// request; those of [`Once::store`]; and those of `change_in_org`.
 pub async fn change_in_org_once<T>(
     app: &App,
     context: &RequestContext,
@@ -35,8 +35,8 @@ pub async fn change_in_org_once<T>(
     change_in_org_unless_found(app, context, access, lock, find, change).await
 }
 
-/// Like [`change_in_org_once`], but runs `check_limits` ahead of the transaction, unless an answer is already stored: a repeated
-/// request must neither count against a limit nor be refused by one.
+/// Like [`change_in_org_once`], but runs `check_limits` ahead of the transaction, unless a valid answer is already stored: a
+/// repeated request must neither count against a limit nor be refused because of a limit.
 ///
 /// # Errors
 /// As [`change_in_org_once`], and those of `check_limits`.

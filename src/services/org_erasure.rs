@@ -1,4 +1,4 @@
-//! Erases organizations whose deletion is due, in small batches.
+//! The erasure of organizations whose deletion is due, in small batches.
 
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ const BATCH_ROWS: i64 = 500;
 /// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Erases the organizations whose deletion is due. Returns the number of erased organizations.
+/// Schedules the erasure of organizations without members, then erases the organizations whose deletion is due. Returns the
+/// number of erased organizations.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. An organization that cannot be
@@ -77,7 +78,7 @@ async fn schedule_abandoned(app: &App) -> Result<()> {
     }
 }
 
-/// Schedules the erasure of an organization without a grace period, and writes that into the audit trail.
+/// Schedules the erasure of an organization without a grace period, and writes an audit entry.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
@@ -89,7 +90,8 @@ pub(super) async fn schedule_now(tx: &Tx<'_>, id: i64) -> Result<()> {
     entry.after(json!({ "deletion_due_at": now })).write(tx).await
 }
 
-/// Erases an organization and its data. Returns false if another process has already erased it.
+/// Erases an organization and its data. Returns false if another process has already erased the organization, or its deletion
+/// is no longer due.
 ///
 /// The data is deleted in several transactions. This is safe, because an organization whose deletion is due cannot be
 /// restored.

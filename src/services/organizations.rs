@@ -40,7 +40,7 @@ pub struct Confirmation {
     pub code: Option<String>,
 }
 
-/// Changes to an organization. `None` keeps a field.
+/// Changes to an organization. `None` keeps a field; `Some(None)` removes the slug.
 #[derive(Default)]
 pub struct Changes {
     pub name: Option<String>,
@@ -79,7 +79,8 @@ pub async fn find(app: &App, access: &OrgAccess) -> Result<MyOrganization> {
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the slug; [`Error::SlugTaken`]; [`Error::OrgLimit`] if the actor already owns
-/// `MAX_ORGANIZATIONS_PER_USER` organizations; [`Error::MembershipLimit`]; and those of [`Once::change`].
+/// `MAX_ORGANIZATIONS_PER_USER` organizations, without personal organizations; [`Error::MembershipLimit`]; and those of
+/// [`Once::change`].
 pub async fn create(
     app: &App,
     actor: &Actor,
@@ -194,9 +195,9 @@ pub async fn transfer(
     .await
 }
 
-/// Schedules the deletion of an organization. From then on, every operation in the organization except [`restore`] is
-/// refused. The owner and the admins get a mail. Returns the time of the erasure, which is
-/// `ACCOUNT_DELETION_GRACE_DAYS` from now.
+/// Schedules the deletion of an organization. From then on, every operation in the organization except [`restore`] is refused.
+/// The owner and the active admins get a mail. Returns the time at which the deletion is due, `ACCOUNT_DELETION_GRACE_DAYS`
+/// from now. The next run of the nightly job then erases the organization.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the code is missing;

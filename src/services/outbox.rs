@@ -25,15 +25,15 @@ use crate::{
     security::OpaqueToken,
 };
 
-/// A message to a user, in the form in which the queue stores it.
+/// A message to a user or an invited address, in the form in which the queue stores the message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum OutboxMessage {
     VerifyEmail {
         user_id: i64,
     },
-    /// Contains an address that may not be registered. The job looks up the user, so that neither the response to the
-    /// request nor its time shows whether the address is registered.
+    /// Contains an address that may not be registered. The job looks up the user, so that neither the response to the request
+    /// nor the response time shows whether the address is registered.
     ResetPassword {
         email: String,
     },
@@ -48,7 +48,8 @@ pub enum OutboxMessage {
         user_id: i64,
         email: String,
     },
-    /// An invitation to an organization. The message is not sent if the invitation has another link now.
+    /// An invitation to an organization. The message is not sent if the invitation has another link now or is no longer
+    /// pending.
     OrgInvitation {
         invitation_id: i64,
         link_id: Uuid,
@@ -177,8 +178,8 @@ impl OutboxMessage {
         Ok(Some((to, rendered)))
     }
 
-    /// Returns the recipient and the kind of a message with a link. `None` for a message without a link, or if no active user
-    /// needs the message.
+    /// Returns the recipient and the kind of a message with a link. `None` if no active user needs the message, and for the
+    /// messages that [`Self::render`] handles itself: invitations to organizations and notices.
     async fn link_email(&self, conn: &AsyncPgConnection) -> Result<Option<LinkDraft>> {
         let (user, email, purpose, is_needed): (_, _, _, fn(&User) -> bool) = match self {
             Self::VerifyEmail { user_id } => {

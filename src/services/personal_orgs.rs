@@ -1,4 +1,4 @@
-//! Personal organizations: each user has one, unless `PERSONAL_ORGANIZATIONS` is off.
+//! Personal organizations: each user gets one, unless `PERSONAL_ORGANIZATIONS` is off.
 //!
 //! The personal organization is created with the account. The previous release creates accounts without one during a
 //! rolling upgrade, and so does SQL. [`fill_missing`] runs after migrations and creates the missing organizations, and
@@ -52,7 +52,7 @@ pub(super) async fn ensure(app: &App, actor: &Actor) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, locked| create(tx, locked.actor(), settings).await).await
 }
 
-/// Creates all missing personal organizations.
+/// Creates all missing personal organizations. Does nothing if the tables of organizations do not exist.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Organizations that were

@@ -2,15 +2,16 @@
 
 use crate::error::{Error, Result};
 
-/// A condition on the state of a row before a change (RFC 9110 section 13.1.1). The service checks the condition on the
-/// locked row, in the transaction of the change. An earlier check would miss a concurrent change.
+/// A condition on the state of a row or a queue before a change (RFC 9110 section 13.1.1). The service checks the condition on
+/// the locked row, in the transaction of the change. An earlier check would miss a concurrent change. A queue cannot be locked,
+/// so its change also compares the state again.
 pub struct Precondition<'a, T>(Option<Box<Holds<'a, T>>>);
 
-/// Returns whether the row is in the state that the client expects.
+/// Returns whether the row or the queue is in a state that the client accepts.
 type Holds<'a, T> = dyn Fn(&T) -> bool + Send + Sync + 'a;
 
 impl<'a, T> Precondition<'a, T> {
-    /// Returns a condition that every row meets.
+    /// Returns a condition that every row and queue meets.
     pub fn none() -> Self {
         Self(None)
     }
@@ -24,10 +25,10 @@ impl<'a, T> Precondition<'a, T> {
         self.0.is_some()
     }
 
-    /// Checks that the locked row meets the condition.
+    /// Checks that the locked row, or the queue, meets the condition.
     ///
     /// # Errors
-    /// [`Error::PreconditionFailed`] if the row does not meet the condition.
+    /// [`Error::PreconditionFailed`] if the condition is not met.
     pub fn check(&self, locked: &T) -> Result<()> {
         match self.0.as_ref().is_none_or(|is_met| is_met(locked)) {
             true => Ok(()),

@@ -1,4 +1,4 @@
-//! Imports products into an organization, one batch per transaction.
+//! The import of products into an organization, one batch per transaction.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,8 +20,8 @@ pub struct ImportedProduct {
     pub currency: String,
 }
 
-/// Creates or changes a batch of products in one transaction. Repeating the call has no further effect on the products.
-/// Each SKU may occur only once in `products`.
+/// Creates or changes a batch of products in one transaction. The call can be repeated: it then sets the same values again, and
+/// writes another audit entry. Each SKU may occur only once in `products`.
 ///
 /// # Errors
 /// Those of [`change_in_org`].

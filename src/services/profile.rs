@@ -51,7 +51,8 @@ pub async fn rename(
     .await
 }
 
-/// Changes the password of the actor. Revokes the user's other sessions (OWASP ASVS 5, 7.4.3).
+/// Changes the password of the actor, and notifies the actor by mail. Revokes the user's other sessions (OWASP ASVS 5, 7.4.3),
+/// the login challenges, and the links to reset the password or change the address.
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `current` is wrong; [`Error::Invalid`] if `new` is the email address or name of the
@@ -110,16 +111,16 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     .await
 }
 
-/// Schedules the deletion of the account. Revokes all sessions of the user, and purges the jobs that the user has
+/// Schedules the deletion of the account. Revokes all sessions and links of the user, and purges the jobs that the user has
 /// enqueued.
 ///
-/// Returns the time of the deletion, which is `ACCOUNT_DELETION_GRACE_DAYS` from now. A login or a password reset
-/// before this time cancels the deletion.
+/// Returns the time at which the deletion is due, `ACCOUNT_DELETION_GRACE_DAYS` from now. The next run of the nightly job then
+/// deletes the account. A login or a password reset before that cancels the deletion.
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `password` is wrong; [`Error::LastAdmin`] if the user is the last admin who can log in;
-/// [`Error::LastOwner`] if the user owns an organization with other members; [`Error::TooManyAttempts`] after failed
-/// attempts; and those of [`change`].
+/// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion;
+/// [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
 pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;

@@ -81,7 +81,8 @@ fn setting_fields(changes: &QueueChanges) -> Map<String, Value> {
     fields
 }
 
-/// Puts the failed jobs of a queue back into it. Returns how many.
+/// Puts the failed jobs of a queue back into the queue, and returns the number of these jobs. Jobs that fail after `queue` was
+/// read stay failed.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
@@ -90,10 +91,12 @@ pub async fn requeue_failed(app: &App, actor: &AdminActor, queue: &QueueInfo) ->
     run_audited(app, actor, entry, async || Ok(app.queue.requeue_failed(queue).await?)).await
 }
 
-/// Deletes all jobs of a queue that are in `state`. Returns the number of deleted jobs.
+/// Deletes the jobs of a queue that are in `state`. Keeps jobs that are enqueued or fail after `queue` was read. Returns the
+/// number of deleted jobs.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
+/// [`Error::Invalid`] unless `state` is queued, scheduled, deferred or failed; [`Error::Unavailable`] if Redis does not answer;
+/// and those of [`change`].
 pub async fn purge(app: &App, actor: &AdminActor, queue: &QueueInfo, state: State) -> Result<u64> {
     let entry = Entry::queue(&queue.name, Action::QueuePurged).before(jobs_in(queue, state));
     run_audited(app, actor, entry, async || Ok(app.queue.purge(queue, state).await?)).await

@@ -1,4 +1,5 @@
-//! The actions of links in mails: verify an address, confirm a new address, reset a password, accept an invitation.
+//! The actions of links in mails: verify an address, confirm a new address, reset a password, accept an invitation to the
+//! product. Also the requests for new links.
 //!
 //! A link works once, for a limited time, and only by POST. The database stores only the hash of its token (OWASP
 //! Forgot Password Cheat Sheet).
@@ -31,11 +32,12 @@ use crate::{
     security,
 };
 
-/// Sends a new verification link, if the address belongs to an unverified user. The result and its time are the same
-/// for any other address.
+/// Sends a new verification link, if the address belongs to an active user and is not verified. The result and its time are the
+/// same for any other address.
 ///
 /// # Errors
-/// [`Error::TooManyAttempts`] if the client asks for too many mails.
+/// [`Error::TooManyAttempts`] if clients in the client's network ask for too many mails; [`Error::Unavailable`] if PostgreSQL
+/// does not answer.
 pub async fn resend_verification(app: &App, context: &RequestContext, email: &str) -> Result<()> {
     let email = EmailLookup::new(email).stored;
     request_link(
@@ -48,8 +50,8 @@ pub async fn resend_verification(app: &App, context: &RequestContext, email: &st
     .await
 }
 
-/// Sends a link to reset the password, if the address is registered. The result and its time are the same for any other
-/// address.
+/// Sends a link to reset the password, if the address belongs to an active user. The result and its time are the same for any
+/// other address.
 ///
 /// # Errors
 /// As [`resend_verification`].
@@ -87,7 +89,7 @@ async fn request_link(
 
 /// Locks the owner of a token, then consumes the token. Returns the owner and the address that the token was sent to.
 ///
-/// Like all transactions, locks the user before the tokens of the user, to avoid deadlocks.
+/// Locks the user before the tokens of the user, like the other transactions that lock both, to avoid deadlocks.
 async fn consume_token(
     conn: &AsyncPgConnection,
     token: &str,
@@ -103,8 +105,8 @@ async fn consume_token(
 /// Marks the address that the link was sent to as verified.
 ///
 /// # Errors
-/// [`Error::InvalidLink`] for an unknown, used or expired token, or if the address of the user has changed since the link was
-/// sent.
+/// [`Error::InvalidLink`] for an unknown, used or expired token, for an inactive user, or if the address of the user has
+/// changed since the link was sent.
 pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::VerifyEmail).await?;
@@ -122,8 +124,9 @@ pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> R
 /// Replaces the address of the user with the address that the link was sent to.
 ///
 /// # Errors
-/// [`Error::InvalidLink`] for an unknown, used or expired token, if the user has since requested another address, or if
-/// this release does not accept the address; [`Error::EmailTaken`] if another user has the address.
+/// [`Error::InvalidLink`] for an unknown, used or expired token, for an inactive user, if the user has since requested another
+/// address or canceled the change, or if this release does not accept the address; [`Error::EmailTaken`] if another user has
+/// the address.
 pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::ChangeEmail).await?;
@@ -145,12 +148,13 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
     .await
 }
 
-/// Sets a new password and revokes all sessions of the user. Also marks the address as verified, and cancels a
-/// scheduled deletion of the account.
+/// Sets a new password, revokes all sessions and links of the user, and notifies the user by mail. Also marks the address as
+/// verified, and cancels a scheduled deletion of the account. If the address was not verified before, also revokes the user's
+/// API keys and sent invitations.
 ///
 /// # Errors
-/// [`Error::InvalidLink`] for an unknown, used or expired token; [`Error::Invalid`] if the password is the email
-/// address or name of the user; [`Error::TooManyAttempts`] after too many password hashes for this user;
+/// [`Error::InvalidLink`] as for [`verify_email`]; [`Error::Invalid`] if the password is the email address or name of the user;
+/// [`Error::TooManyAttempts`] after too many password hashes for this user from the network of the client;
 /// [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn reset_password(
     app: &App,
@@ -179,7 +183,7 @@ pub async fn accept_invite(
     set_password(app, context, request, Action::InviteAccepted).await.map(drop)
 }
 
-/// A new password and the token of the link that allows it.
+/// A new password, and the token of the link that allows to set the password.
 struct PasswordByLink<'a> {
     token: &'a str,
     password: String,
@@ -227,7 +231,8 @@ async fn set_password(
 /// Gives an account to a person who has proven to own its address: sets the password, marks the address as verified, revokes
 /// all sessions and links, and cancels a scheduled deletion. So another person, who may have registered the address earlier,
 /// loses access. If the address was not verified before, that person may also have created API keys and sent invitations in the
-/// name of the owner, so these keys and invitations are revoked. `full_name` is the new name, or `None` to keep the name.
+/// name of the owner, so these keys and invitations are revoked. `full_name` is the new name, `Some(None)` to remove the name,
+/// or `None` to keep the name.
 ///
 /// The caller must have locked the user.
 pub(super) async fn take_over(

@@ -20,7 +20,7 @@ pub(super) async fn renew_codes(tx: &Tx<'_>, user_id: i64) -> Result<Vec<String>
     Ok(codes.iter().map(|code| format_recovery_code(code)).collect())
 }
 
-/// Returns a recovery code in the form that is hashed: letters in upper case and digits only.
+/// Returns a recovery code in the form that is hashed: only ASCII letters, in upper case, and digits.
 pub(super) fn normalize_recovery_code(code: &str) -> String {
     code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase()
 }

@@ -32,7 +32,7 @@ pub enum Event<'a> {
     RegistrationRefused {
         reason: &'static str,
     },
-    /// A client exceeded a rate limit of passwords, codes or mails (`services/throttle.rs`).
+    /// A client exceeded a rate limit of passwords, codes or mails (`services/throttle.rs`, `services/two_factor.rs`).
     AttemptThrottled {
         rule: &'static str,
     },
@@ -41,7 +41,7 @@ pub enum Event<'a> {
     RequestThrottled {
         rule: &'static str,
     },
-    /// A used refresh token was presented again, so its session was revoked.
+    /// A used refresh token was presented again, later than a retry, so its session was revoked.
     TokenReplayed,
     AccessForbidden {
         reason: &'static str,
@@ -112,8 +112,8 @@ impl<'a> SecurityEvent<'a> {
         Self { api_key_id: Some(id), ..self }
     }
 
-    /// Sets the email address that the client has entered. The log line contains a keyed hash of the address, which is
-    /// the same for all spellings.
+    /// Sets the email address that the event concerns. The log line contains a keyed hash of the address, which is the same for
+    /// all spellings.
     pub fn email(self, email: &'a str) -> Self {
         Self { email: Some(email), ..self }
     }

@@ -61,8 +61,8 @@ pub async fn flush_regularly(app: &App) {
     }
 }
 
-/// Writes the pending uses when the process shuts down. Starts no new batch after `LAST_FLUSH_TIMEOUT`, so the other uses are
-/// lost.
+/// Writes the pending uses when the process shuts down. Starts no new batch after `LAST_FLUSH_TIMEOUT`. Uses that are not
+/// written are lost.
 pub async fn flush_last(app: &App) {
     if let Err(error) = flush_until(app, Some(Instant::now() + LAST_FLUSH_TIMEOUT)).await {
         tracing::warn!(error = chain(&error), "cannot record which sessions were in use");

@@ -88,7 +88,8 @@ fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, left: Duration) -
 /// The result of [`rotate`].
 enum Refreshed {
     Granted(Grant),
-    /// The token is unknown or expired, the session has ended, or the user is inactive.
+    /// The token is unknown or expired, the session has ended, or the user is inactive. Or this process cannot derive the next
+    /// token again for a retry.
     Refused,
     /// The token was already used more than 10 seconds ago, so its session was revoked.
     Revoked(TokenSubject),
@@ -96,8 +97,9 @@ enum Refreshed {
 
 /// Exchanges a refresh token for a new refresh token and an access token.
 ///
-/// A token that was used at most 10 seconds ago returns the same new refresh token again. The client may retry after a
-/// lost response, and two browser tabs may refresh at the same time. A token that was used earlier revokes the session.
+/// A token that was used at most 10 seconds ago returns the same new refresh token again. The client may retry after a lost
+/// response, and two browser tabs may refresh at the same time. Presenting a token that was used earlier revokes the session,
+/// and notifies the user by mail.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] for an unknown or expired token, a token that was used earlier, an ended session or an inactive
@@ -218,7 +220,7 @@ pub async fn list(app: &App, user_id: i64) -> Result<Vec<Session>> {
 /// Revokes a session of the actor.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the actor has no such session or it is already revoked; and those of [`change`].
+/// [`Error::NotFound`] if the actor has no such session or the session is already revoked; and those of [`change`].
 pub async fn revoke(app: &App, actor: &Actor, id: Uuid) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, locked| revoke_in(tx, locked.actor().id, id).await).await
 }
@@ -270,7 +272,7 @@ pub(super) async fn revoke_access(
     Ok(())
 }
 
-/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether any of them was not
+/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether any of these sessions was not
 /// revoked before.
 pub(super) async fn revoke_replaced(tx: &Tx<'_>, replaced: &[TokenSubject]) -> Result<bool> {
     let mut revoked = false;

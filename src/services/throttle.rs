@@ -1,15 +1,18 @@
-//! Rate limits for passwords, codes and mails. Redis counts the failed attempts. After the free attempts of a rule,
-//! each failure doubles the time that the next attempt has to wait.
+//! Rate limits for passwords, codes and mails. Redis counts the failed attempts and the mails, and each process counts its
+//! password hashes. After the free attempts of a rule, each counted attempt doubles the time that the next attempt has to wait,
+//! up to the maximum of the rule.
 //!
-//! No account is ever locked. If the owner of an account has logged in from the client's network before, only failures
-//! from that network count. So an attacker elsewhere cannot delay the owner (OWASP ASVS 5, 6.1.1 and 6.3.1).
+//! No account is ever locked: every wait ends after some minutes. If the owner of an account has logged in from the client's
+//! network in the last 90 days, only failures from this network count. So an attacker in another network cannot delay the owner
+//! in this network (OWASP ASVS 5, 6.1.1 and 6.3.1).
 //!
-//! While Redis is unavailable, each process counts attempts in memory. It applies the same rules, with lower limits for
-//! mails and for the invitations of one user. So the limits also hold without Redis.
+//! While Redis is unavailable, each process counts attempts in memory. It applies the same rules, some of them with fewer [free
+//! attempts](crate::attempts::Rule::free_attempts_without_redis). So attempts are limited without Redis, too, but by each
+//! process separately.
 //!
-//! Every operation that hashes a password, or sends a mail to an address that the caller may not own, must use a
-//! [`Throttle`]. The limits of `src/rate_limits` are separate: they apply to the requests of all operations, regardless
-//! of the account.
+//! Every operation of the API that hashes a password, or sends a mail to an address that the caller may not own, must use a
+//! [`Throttle`]. The limits of `src/rate_limits` are separate: they apply to the requests of all operations, regardless of the
+//! account.
 
 use std::{fmt, net::IpAddr};
 
@@ -192,7 +195,7 @@ impl<'a> Throttle<'a> {
         refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
     }
 
-    /// Counts a notice to a user whose address is not verified. Does nothing for a verified address. A user who has
+    /// Counts a notice to a user whose address is not verified. Does nothing for a user with a verified address. A user who has
     /// registered the address of a stranger must not flood the stranger with notices.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::attempts::Rule;
 
-/// Failed attempts at the password or the code of one account from one client network.
+/// Failed attempts at the password, or at the code, of one account from one client network.
 pub(super) static ATTEMPTS_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     name: "pair",
     free_attempts: 5,
@@ -10,7 +10,8 @@ pub(super) static ATTEMPTS_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     max_wait_seconds: 300,
     ttl_seconds: 86_400,
 };
-/// Failed attempts at the password or the code of one account from all client networks.
+/// Failed attempts at the password, or at the code, of one account from all client networks, except networks from which the
+/// owner has logged in.
 pub(super) static ATTEMPTS_PER_ACCOUNT: Rule = Rule {
     name: "account",
     free_attempts: 20,
@@ -18,7 +19,8 @@ pub(super) static ATTEMPTS_PER_ACCOUNT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 86_400,
 };
-/// Failed attempts at the passwords and codes of all accounts from one client network.
+/// Failed attempts at the passwords and codes of all accounts from one client network, except accounts whose owner has logged
+/// in from this network.
 pub(super) static ATTEMPTS_PER_CLIENT: Rule = Rule {
     name: "address",
     free_attempts: 100,
@@ -46,8 +48,8 @@ pub(super) static HASHES_OF_KNOWN_CLIENT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Mails of one purpose to one mailbox. The longest wait is shorter than the lifetime of the links. So a user who
-/// cannot request a new link still has a valid link.
+/// Mails of one purpose to one mailbox, or to one verified address. The longest wait is shorter than the lifetime of the links.
+/// So a user who cannot request a new link still has a valid link.
 pub(super) static MAILS_PER_RECIPIENT: Rule = Rule {
     name: "mailbox",
     free_attempts: 3,

@@ -21,8 +21,9 @@ use crate::{
 /// allowed to make the change, and runs `work`. `work` may run again after a conflict.
 ///
 /// After the commit, the cached identities of this process are invalidated, unless `work` has called
-/// [`Tx::set_identities_unchanged`]. A background task enqueues the jobs that the transaction has written, such as mails.
-/// Another task purges the jobs of users whom the transaction has deactivated or deleted.
+/// [`Tx::set_identities_unchanged`]. Other processes use their cached identities for up to `IDENTITY_CACHE_MS`. A background
+/// task enqueues the jobs that the transaction has written, such as mails. Another task purges the jobs of users whom the
+/// transaction has deactivated, deleted or scheduled for deletion.
 ///
 /// # Errors
 /// Those of [`actor::check`](super::actor::check) if the actor may no longer make the change; those of `work`, after a

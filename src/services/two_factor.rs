@@ -62,7 +62,8 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
         .await
 }
 
-/// Creates a secret for the actor's authenticator. [`confirm`] then enables the second factor.
+/// Creates a secret for the actor's authenticator. [`confirm`] then enables the second factor. A new call replaces a secret
+/// that is not confirmed yet.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the second factor is already enabled or `TWO_FACTOR_KEY` is not set;
@@ -160,7 +161,8 @@ pub async fn confirm_code(app: &App, actor: &Actor, code: Option<&str>) -> Resul
     run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| verify_code(app, tx, user, code).await).await
 }
 
-/// Disables the second factor without a code. Returns whether it was enabled.
+/// Disables the second factor without a code: deletes the secret and the recovery codes. If the second factor was enabled,
+/// notifies the user by mail. Returns whether the second factor was enabled.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -214,8 +216,8 @@ async fn run_throttled<T>(
     result
 }
 
-/// Counts an attempt with a code as failed. After a correct code, the caller resets the count by
-/// [`TwoFactor::reset_failures`]. PostgreSQL stores the count, so this limit also holds without Redis, and across all replicas.
+/// Counts an attempt with a code as failed. After a correct code, the caller resets the count by [`TwoFactor::reset_failures`].
+/// PostgreSQL stores the count, so this limit also holds without Redis, and for all processes together.
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] if the user has had `MAX_FAILURES` within `FAILURE_WINDOW`.
@@ -268,7 +270,7 @@ async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor
 }
 
 /// Returns the TOTP of a secret, with the parameters that all authenticators support: SHA-1, 6 digits, time steps of 30
-/// seconds. Also accepts the code of the previous and the next time step.
+/// seconds. The TOTP also accepts the code of the previous and the next time step.
 fn totp(app: &App, account: &str, secret: &[u8]) -> Result<Totp> {
     // Replaces colons, because a colon separates the issuer from the account in the label of the URI.
     let issuer = app.config.core.project_name.replace(':', " ");

@@ -33,8 +33,8 @@ use crate::{
     },
 };
 
-/// Lifetime of the cached number of users. The services invalidate the cache. Changes by other means, such as SQL,
-/// become visible after this time.
+/// Lifetime of the cached number of users. The services invalidate the cache. Changes by other means, such as SQL, become
+/// visible after this time at the latest.
 const COUNT_TTL: Duration = Duration::from_secs(5);
 
 /// The start of a page of users.
@@ -191,7 +191,8 @@ pub async fn invite_again(app: &App, actor: &AdminActor, once: &Once<'_, ()>, id
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the user is the last admin who can log in;
-/// [`Error::LastOwner`] if the user owns an organization with other members; and those of [`change`].
+/// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion; and those of
+/// [`change`].
 pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     change(app, actor, Affected::UserAndAdmins(id), async |tx, locked| {
         let user = locked.user(id)?;
@@ -203,11 +204,12 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a user with all sessions, tokens and codes. Schedules the erasure of the organizations that the user owns: they
-/// have no other members. The user's audit trail entries stay for `AUDIT_RETENTION_DAYS`.
+/// Deletes a user with all sessions, tokens, codes, memberships, API keys and stored answers, and notifies the user by mail.
+/// Schedules the erasure of the organizations in which the user is the owner and the only member. The user's audit trail
+/// entries stay for `AUDIT_RETENTION_DAYS`.
 ///
 /// # Errors
-/// [`Error::LastOwner`] if the user owns an organization with other members.
+/// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion.
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     let orgs = members::ensure_not_owner_of_others(tx, user.id).await?;
     members::delete_with_account(tx, &orgs).await?;

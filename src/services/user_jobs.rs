@@ -20,8 +20,9 @@ pub async fn may_run(app: &App, origin: &Origin) -> Result<MayRun> {
     Ok(if is_active { MayRun::Yes } else { OWNER_IS_NOT_ACTIVE })
 }
 
-/// Purges the jobs of deactivated or deleted users, in a background task. If Redis is unavailable, the jobs stay in the
-/// queue. A worker then cancels each job when it is due, because [`may_run`] refuses it.
+/// Purges the jobs of users who are deactivated, deleted or scheduled for deletion, in a background task. If Redis is
+/// unavailable, the jobs stay in the queue. A worker then cancels each job when it is due, because [`may_run`] refuses the job,
+/// or `org_jobs::may_run` the job of an organization.
 pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     if user_ids.is_empty() {
         return;

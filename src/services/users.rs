@@ -50,9 +50,9 @@ pub(super) fn map_email_taken<T>(result: diesel::QueryResult<T>) -> Result<T> {
     })
 }
 
-/// Checks a new password in its normalized form, which is also the form that is hashed. The rules limit the length and
-/// refuse common passwords, but do not require certain characters (NIST SP 800-63B). Passwords from the documentation
-/// are refused too: only `saas dev` creates an admin with the default password.
+/// Checks a new password in its normalized form, which is also the form that is hashed. The rules limit the length and refuse
+/// common passwords, but do not require certain characters (NIST SP 800-63B). Published defaults and examples are refused, too.
+/// `saas dev` creates an admin with the default password without this check.
 ///
 /// # Errors
 /// A message for the user.
