@@ -143,7 +143,7 @@ impl App {
         self.0.stopping.store(true, Ordering::Release);
     }
 
-    /// Returns whether the server is shutting down, so whether [`Self::begin_stopping`] was called.
+    /// Returns whether [`Self::begin_stopping`] was called.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Acquire)
     }

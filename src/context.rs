@@ -44,8 +44,8 @@ impl RequestContext {
         Self { actor: Some(actor), api_key: Some(api_key), ..self.clone() }
     }
 
-    /// Returns the name of the caller with which idempotency keys are stored: `key:12` for an API key, or [`user_caller`] for a
-    /// signed-in user. `None` if the request is not authenticated.
+    /// Returns the name under which the idempotency keys of the caller are stored: `key:12` for an API key, or [`user_caller`]
+    /// for a signed-in user. `None` if the request is not authenticated.
     pub fn caller(&self) -> Option<String> {
         match self.api_key {
             Some(id) => Some(format!("key:{id}")),

@@ -1,9 +1,9 @@
 //! A SaaS backend in one binary: accounts, an HTTP API, database migrations and background jobs.
 //!
 //! [`cli::serve`](cli) starts the server. [`api`] parses each request, authenticates the caller unless the operation is public,
-//! and calls a service. For a simple read, it calls [`models`] directly. [`services`] contain the business rules and run the
-//! transaction; [`models`] contain the queries. Mails and other deferred work are jobs: a worker of [`queue`] runs the tasks of
-//! [`jobs`]. The API, the services and the jobs share [`app::App`], which has the connections and the settings.
+//! and calls a service. For a simple read, [`api`] calls [`models`] directly. [`services`] contain the business rules and run
+//! the transaction; [`models`] contain the queries. Mails and other deferred work are jobs: a worker of [`queue`] runs the
+//! tasks of [`jobs`]. The API, the services and the jobs share [`app::App`], which has the connections and the settings.
 //!
 //! # Modules, and what each may import
 //!

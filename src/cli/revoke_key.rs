@@ -41,10 +41,10 @@ impl Args {
             Some(id) => revoke_by_id(&mut conn, id).await?,
             None => revoke_by_text(&mut conn, &text).await?,
         };
-        let Some(Leaked { key, present_is_valid }) = revoked else {
+        let Some(Leaked { key, current_is_valid }) = revoked else {
             bail!("this is not a valid API key: it is mistyped, revoked or has expired; nothing was changed")
         };
-        let what = match present_is_valid {
+        let what = match current_is_valid {
             true => "revoked the secret from before the last rotation of",
             false => "revoked",
         };

@@ -27,7 +27,7 @@ pub struct Leaked {
     pub key: ApiKey,
     /// True if only the secret from before the last rotation has leaked. That secret was revoked, and the current
     /// secret stays valid.
-    pub present_is_valid: bool,
+    pub current_is_valid: bool,
 }
 
 /// Revokes the keys of which `texts` contains the current secret. For the secret from before the last rotation, revokes only
@@ -119,8 +119,8 @@ fn hashes_of(texts: &[String]) -> Vec<Vec<u8>> {
 
 async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Leaked>> {
     let mut revoked = Vec::new();
-    for (key, has_present) in ApiKey::lock_by_hashes(tx, hashes).await? {
-        revoked.extend(revoke_leaked_secret(tx, key, has_present).await?);
+    for (key, current_has_leaked) in ApiKey::lock_by_hashes(tx, hashes).await? {
+        revoked.extend(revoke_leaked_secret(tx, key, current_has_leaked).await?);
     }
     if revoked.is_empty() {
         tx.set_identities_unchanged();
@@ -130,11 +130,11 @@ async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Leaked>> {
 
 /// Revokes a locked key that has leaked, or only its secret from before the last rotation. Returns `None` if the key,
 /// or that secret, has already ended.
-async fn revoke_leaked_secret(tx: &Tx<'_>, key: ApiKey, present_has_leaked: bool) -> Result<Option<Leaked>> {
+async fn revoke_leaked_secret(tx: &Tx<'_>, key: ApiKey, current_has_leaked: bool) -> Result<Option<Leaked>> {
     if key.has_ended() {
         return Ok(None);
     }
-    let (ended, action) = match present_has_leaked {
+    let (ended, action) = match current_has_leaked {
         true => (ApiKey::revoke(tx, key.id).await?, Action::ApiKeyRevoked),
         false => (ApiKey::end_overlap(tx, key.id).await?, Action::ApiKeyOverlapEnded),
     };
@@ -144,9 +144,9 @@ async fn revoke_leaked_secret(tx: &Tx<'_>, key: ApiKey, present_has_leaked: bool
     let entry = Entry::row(key.org_id, "api_key", key.id, action);
     entry.after(json!({ "reason": "leaked" })).write(tx).await?;
     if let Some(org) = Organization::find(tx, key.org_id).await? {
-        let (name, present_is_valid) = (key.name.clone(), !present_has_leaked);
+        let (name, present_is_valid) = (key.name.clone(), !current_has_leaked);
         let notice = Notice::ApiKeyLeaked { organization: org.name, key: name, present_is_valid };
         api_key_notices::send(tx, &key, &notice).await?;
     }
-    Ok(Some(Leaked { key, present_is_valid: !present_has_leaked }))
+    Ok(Some(Leaked { key, current_is_valid: !current_has_leaked }))
 }

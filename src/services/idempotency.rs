@@ -256,7 +256,7 @@ impl Answer {
     }
 }
 
-/// Returns the name with which the answers to the caller are stored, see [`RequestContext::caller`].
+/// Returns the name under which the answers to the caller are stored, see [`RequestContext::caller`].
 fn caller(context: &RequestContext) -> Result<String> {
     context.caller().ok_or_else(|| Error::internal("an idempotency key without a caller"))
 }

@@ -65,7 +65,7 @@ pub async fn list(
 /// change.
 ///
 /// # Errors
-/// [`Error::InvitationInvalid`]; [`Error::NotFound`] if an id is not that of an invitation to the actor;
+/// [`Error::InvitationInvalid`]; [`Error::NotFound`] if no invitation to the actor has the given id;
 /// [`Error::InvitationExpired`]; [`Error::InvitationOtherAddress`]; [`Error::EmailNotVerified`]; [`Error::SeatLimit`];
 /// [`Error::MembershipLimit`]; and those of [`change`].
 pub async fn accept(app: &App, actor: &Actor, claim: Claim<'_>) -> Result<MyOrganization> {

@@ -1,6 +1,6 @@
-//! The relay, which enqueues the jobs of the table `job_outbox`. The process that committed a transaction enqueues its jobs
-//! right after the commit. Each minute, a scheduled job runs [`sweep`], which enqueues the jobs that remain after a crash or an
-//! outage.
+//! The relay, which enqueues the jobs of the table `job_outbox`. A server or worker that commits a transaction enqueues the
+//! jobs of the transaction right after the commit. Each minute, a scheduled job runs [`sweep`], which enqueues the jobs that
+//! remain after a crash or an outage, and the jobs of commands.
 //!
 //! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`) and enqueues their jobs. Then it deletes the
 //! rows of the jobs that are in the queue. The claim is a timestamp in the row, not a lock, because a transaction must
@@ -118,27 +118,27 @@ async fn relay_committed(app: &App, ids: &[Uuid]) -> Result<usize> {
     relay(app, claimed).await
 }
 
-/// The numbers of waiting jobs in the tables `job_outbox` and `outbox`. Each number is at most the limit of [`count`].
+/// The numbers of jobs in the tables `job_outbox` and `outbox`. Each number is at most the limit of [`count`].
 pub struct WaitingCounts {
     /// All waiting jobs, including mails.
     pub jobs: usize,
     pub mails: usize,
-    /// Jobs that were set aside.
+    /// Jobs in the table `job_outbox` that were set aside.
     pub set_aside: usize,
 }
 
-/// Counts the waiting jobs, at most `limit` of each kind.
+/// Counts the waiting jobs, the mails among them, and the jobs that were set aside, each up to `limit`.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn count(conn: &AsyncPgConnection, limit: i64) -> Result<WaitingCounts> {
-    let most = usize::try_from(limit).unwrap_or_default();
+    let max = usize::try_from(limit).unwrap_or_default();
     let old_mails = OutboxRow::count_waiting(conn, limit).await?;
     let mails = JobOutboxRow::count_waiting(conn, Some(MAIL_TASK), limit).await?;
     let jobs = JobOutboxRow::count_waiting(conn, None, limit).await?;
     Ok(WaitingCounts {
-        jobs: (jobs + old_mails).min(most),
-        mails: (mails + old_mails).min(most),
+        jobs: (jobs + old_mails).min(max),
+        mails: (mails + old_mails).min(max),
         set_aside: JobOutboxRow::count_set_aside(conn, limit).await?,
     })
 }

@@ -168,8 +168,8 @@ fn fields(member: &Membership) -> Value {
 }
 
 /// Refuses the deletion of an account that owns an organization with other members. Returns the organizations in which the
-/// owner is the only member, which are deleted with the account. Organizations whose deletion is scheduled do not matter. The
-/// caller must have locked the user.
+/// owner is the only member, which are deleted with the account. Ignores organizations whose deletion is scheduled. The caller
+/// must have locked the user.
 ///
 /// # Errors
 /// [`Error::LastOwner`] with the names of up to three organizations that have other members.

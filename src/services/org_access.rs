@@ -52,7 +52,8 @@ impl OrgAccess {
     }
 }
 
-/// Checks that the user of a request is a member of the organization and has the permission, if one is required.
+/// Checks that the user of a request is a member of the organization and has the required permission. Without `permission`, any
+/// member who may act in the organization passes.
 ///
 /// # Errors
 /// Those of [`admit`]; [`Error::NotFound`] if the user is not a member or the organization does not exist.
@@ -121,8 +122,8 @@ fn grant(scope: OrgScope, membership: IdentityMembership, required: Option<Permi
     Ok(OrgAccess { scope, role: membership.role, required, session: None, key_hash: None })
 }
 
-/// Checks that a member may act in the organization, and has the permission, if one is required. While the deletion of the
-/// organization is scheduled, the only accepted permission is [`Permission::OrgRestore`].
+/// Checks that a member may act in the organization and, unless `required` is `None`, has the permission. While the deletion of
+/// the organization is scheduled, the only accepted permission is [`Permission::OrgRestore`].
 ///
 /// # Errors
 /// [`Error::MemberSuspended`], [`Error::OrgSuspended`], [`Error::OrgDeleting`]; [`Error::Forbidden`] if the role lacks
@@ -162,8 +163,8 @@ pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock(tx, access.org_id()).await?).await
 }
 
-/// Like [`lock`], but with a shared lock, for a change of the data of the organization. With this lock, such changes wait for
-/// changes of members and of the organization, but not for each other.
+/// Like [`lock`], but with a shared lock, for a change of the data of the organization. This lock conflicts with the lock of
+/// changes of members and of the organization, but not with other shared locks.
 ///
 /// # Errors
 /// As [`lock`].

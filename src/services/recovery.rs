@@ -32,8 +32,8 @@ use crate::{
     security,
 };
 
-/// Sends a new verification link, if the address belongs to an active user and is not verified. The result and its time are the
-/// same for any other address.
+/// Sends a new verification link, if the address belongs to an active user and is not verified. The result and the response
+/// time are the same for any other address.
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] if clients in the client's network ask for too many mails; [`Error::Unavailable`] if PostgreSQL
@@ -50,8 +50,8 @@ pub async fn resend_verification(app: &App, context: &RequestContext, email: &st
     .await
 }
 
-/// Sends a link to reset the password, if the address belongs to an active user. The result and its time are the same for any
-/// other address.
+/// Sends a link to reset the password, if the address belongs to an active user. The result and the response time are the same
+/// for any other address.
 ///
 /// # Errors
 /// As [`resend_verification`].

@@ -36,8 +36,8 @@ pub enum Event<'a> {
     AttemptThrottled {
         rule: &'static str,
     },
-    /// A caller exceeded a rate limit of requests (`src/rate_limits`). Logged at most once a minute for each caller and
-    /// limit.
+    /// A caller exceeded a rate limit of requests (`src/rate_limits`). Each process logs this event at most once a minute for
+    /// each caller and limit.
     RequestThrottled {
         rule: &'static str,
     },

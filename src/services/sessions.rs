@@ -176,7 +176,7 @@ async fn revoke_replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<
 /// session may have ended.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the session does not exist.
+/// [`Error::InvalidToken`] if the user has no such session; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn identify(app: &App, subject: TokenSubject) -> Result<Arc<Identity>> {
     let load = async || app.db.run(async |conn| Ok(Identity::find(conn, subject.session_id).await?)).await;
     let found = app.identities.get_or_load(subject.session_id, load).await?;

@@ -49,7 +49,7 @@ pub(super) static HASHES_OF_KNOWN_CLIENT: Rule = Rule {
     ttl_seconds: 3_600,
 };
 /// Mails of one purpose to one mailbox, or to one verified address. The longest wait is shorter than the lifetime of the links.
-/// So a user who cannot request a new link still has a valid link.
+/// So a user whose own requests have reached the limit still has a valid link.
 pub(super) static MAILS_PER_RECIPIENT: Rule = Rule {
     name: "mailbox",
     free_attempts: 3,

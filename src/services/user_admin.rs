@@ -46,7 +46,8 @@ pub enum PageStart {
 }
 
 /// Returns a page of users. The total is the number of users on all pages, up to
-/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS). A page after a cursor has no total.
+/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS). With a search or a filter, the total may be lower,
+/// because it may count only among the newest users. A page after a cursor has no total.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -69,8 +70,8 @@ pub async fn list(app: &App, listing: &Listing<'_>, start: &PageStart) -> Result
         (None, true) => count().await?,
         (None, false) => app.cache.get_or_load(USER_COUNT, COUNT_TTL, count).await?,
     };
-    // A search counts only matches among the newest users, so the count may be lower than the number of users on this
-    // page.
+    // A search or a filter may count only matches among the newest users, so the count may be lower than the number of users on
+    // this page.
     let total = total.max(page.users.len() as i64);
     Ok(UserPage { total: Some(total), ..page })
 }
