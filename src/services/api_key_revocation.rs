@@ -31,8 +31,8 @@ pub struct Leaked {
 }
 
 /// Revokes the keys of which `texts` contains the current secret. For the secret from before the last rotation, revokes only
-/// that secret. The creator of each key and the owner of its organization get a mail, unless they can no longer act in the
-/// organization.
+/// that secret. The creator of each key and the owner of its organization get a mail. Leaves out a user who is suspended in the
+/// organization or no longer a member, and a user who is deactivated or scheduled for deletion.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
