@@ -85,8 +85,7 @@ pub(super) fn printable_name(name: &str) -> Option<String> {
 /// Returns the text in one line of at most `max_chars` characters. Replaces each run of control characters and white space
 /// by one space, and removes these characters at both ends. Removes marks that change the writing direction.
 pub(super) fn one_line(text: &str, max_chars: usize) -> String {
-    let is_direction_mark =
-        |c: &char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_direction_mark = |c: &char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let plain: String = text
         .chars()
         .filter(|c| !is_direction_mark(c))
