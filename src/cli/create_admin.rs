@@ -23,11 +23,12 @@ use crate::{
 /// Create an admin, promote a user, or set the password of an admin.
 ///
 /// The password comes from --password-stdin, else a prompt that does not echo it. Only the admin with the address in
-/// FIRST_SUPERUSER_EMAIL gets FIRST_SUPERUSER_PASSWORD instead of a prompt; its default value is never accepted, since it
-/// is public. If the admin exists already, the command succeeds and changes nothing, unless --set-password is given.
+/// FIRST_SUPERUSER_EMAIL gets FIRST_SUPERUSER_PASSWORD instead of a prompt. The default password of `saas dev` is never
+/// accepted, since it is public. If the admin exists already, the command succeeds and changes nothing, unless
+/// --set-password is given.
 ///
 /// --promote and --set-password change an existing account and create none. They revoke the sessions of the account, and
-/// send it a mail. --set-password does not read FIRST_SUPERUSER_PASSWORD.
+/// send a mail to its address. --set-password does not use FIRST_SUPERUSER_PASSWORD.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas create-admin --email ada@example.com\n  \
     printf %s \"$PASSWORD\" | saas create-admin --email ada@example.com --password-stdin\n  \
@@ -41,8 +42,8 @@ pub(super) struct Args {
     /// Read the password from standard input.
     #[arg(long)]
     password_stdin: bool,
-    /// Make the existing user with this address an admin. The user must have confirmed the address. The password does not
-    /// change, and all sessions are revoked.
+    /// Make the existing user with this address an admin. The user must be active and must have confirmed the address. The
+    /// password does not change, and all sessions are revoked.
     #[arg(long)]
     promote: bool,
     /// Set another password for the existing admin with this address, and revoke the sessions of the admin.

@@ -141,7 +141,7 @@ fn inspect(path: PathBuf, id: String) -> io::Result<FoundFile> {
     };
     let modified = file.metadata()?.modified()?;
     // A time in the future means that the clock was set back. The difference counts as the age. A worker that makes progress
-    // writes the present time within a second.
+    // writes the present time with its next report.
     let age = SystemTime::now().duration_since(modified).unwrap_or_else(|early| early.duration());
     Ok(FoundFile { path, id, is_running, age })
 }

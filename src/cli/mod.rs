@@ -1,4 +1,4 @@
-//! The command line. Each subcommand is one file with its arguments and `run`; this file lists and dispatches them.
+//! The command line. Each subcommand is a module with its arguments and `run`; this file lists and dispatches them.
 
 mod completions;
 mod create_admin;
@@ -136,8 +136,8 @@ fn select<'a>(
     (path, selected.0, selected.1)
 }
 
-/// Returns whether the command failed because the reader of its output has closed the pipe. Errors of connections to servers
-/// do not match, because they are not of the type `std::io::Error`.
+/// Returns whether the command failed because the reader of its output has closed the pipe. A broken connection to a server must
+/// not match: its error is not a `std::io::Error`, or the command converts it to text.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)

@@ -29,8 +29,9 @@ const LISTEN_BACKLOG: u32 = 4_096;
 
 /// Serve the HTTP API in production.
 ///
-/// Refuses to start if a setting is unsafe, migrations are pending or an admin has the default password. On SIGTERM, running
-/// requests have SHUTDOWN_TIMEOUT_SECONDS to finish. A second SIGTERM stops at once.
+/// Refuses to start if a setting is invalid or unsafe, migrations are pending, an active admin has the default password, or
+/// PostgreSQL does not isolate the data of organizations. Ends if Redis is not safe for jobs. On SIGTERM, running requests
+/// have SHUTDOWN_TIMEOUT_SECONDS to finish, after SHUTDOWN_DELAY_SECONDS. A second SIGTERM stops at once.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  SECRET_KEY=$(openssl rand -base64 32) \\\n  \
     DATABASE_URL=postgres://app:secret@db:5432/app REDIS_URL=redis://redis:6379/0 saas serve --host 0.0.0.0")]

@@ -1,4 +1,4 @@
-//! Waits until PostgreSQL and Redis can be used, and checks them.
+//! The wait at start until PostgreSQL and Redis can be used, and the checks of these servers.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn connect(config: &Config) -> anyhow::Result<AsyncPgConnection> {
     }
 }
 
-/// Checks that PostgreSQL isolates the data of organizations.
+/// Checks the role `saas_tenant`, by which PostgreSQL isolates the data of organizations.
 ///
 /// # Errors
 /// If the role `saas_tenant` cannot be used, lacks privileges or is not restricted. The message has the SQL statements that

@@ -99,8 +99,8 @@ pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
     }
 }
 
-/// Creates the first admin if there is no admin, and `FIRST_SUPERUSER_PASSWORD` is set and not the default. Returns whether
-/// it was created.
+/// Creates the first admin if there is no admin, and `FIRST_SUPERUSER_PASSWORD` is set and not the default. Creates none
+/// if a user has the address. Returns whether the admin was created.
 ///
 /// # Errors
 /// If the settings are invalid or the database does not answer.
@@ -176,8 +176,8 @@ pub(super) async fn refuse_default_password(app: &App, host: IpAddr) -> anyhow::
     bail!("refusing to start: {problem}")
 }
 
-/// Returns a message about the admins with the default password, with the fix. `admins` are their addresses; `None` if
-/// there are none.
+/// Returns a message about the admins with the default password, with the fix. `admins` are their addresses. `None` if
+/// `admins` is empty.
 pub(super) fn default_password_problem(admins: &[String]) -> Option<String> {
     let first = admins.first()?;
     Some(format!(

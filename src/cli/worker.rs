@@ -84,8 +84,8 @@ pub(super) fn retention(settings: &config::Worker) -> Retention {
     }
 }
 
-/// Runs jobs until a shutdown is requested. Updates the liveness file of the worker, also while the worker waits for
-/// PostgreSQL or Redis: it counts as healthy then, because a restart would not help.
+/// Runs jobs until a shutdown is requested or, with `burst`, until the queues are empty. Updates the liveness file of the worker,
+/// also while the worker waits for PostgreSQL or Redis: the worker counts as healthy then, because a restart would not help.
 ///
 /// # Errors
 /// If PostgreSQL or Redis cannot be used, or the worker fails.

@@ -1,7 +1,8 @@
 //! What `saas dev` writes into the database before it serves: migrations and the first admin.
 //!
-//! `saas dev` always writes both into its private database. An external database may be shared or in production. So `saas
-//! dev` migrates it only if the developer confirms, and never creates an admin with the default password in it.
+//! `saas dev` writes both into its private database without asking. An external database may be shared or in production. So
+//! `saas dev` migrates it only if the developer confirms or sets `--migrate`, and never creates an admin with the default
+//! password in it.
 
 use std::io::{IsTerminal, Write};
 
@@ -69,7 +70,7 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     if password != DEFAULT_ADMIN_PASSWORD {
         return Ok(format!("{email} / the value of FIRST_SUPERUSER_PASSWORD"));
     }
-    let is_default = match admin {
+    let has_default_password = match admin {
         EnsureAdminOutcome::Exists => {
             let user = User::find_by_email(&conn, &EmailLookup::new(email)).await?;
             let hash = user.and_then(|user| user.hashed_password);
@@ -77,7 +78,7 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
         }
         _ => true,
     };
-    Ok(match is_default {
+    Ok(match has_default_password {
         true => format!("{email} / {password}"),
         false => format!("{email} / the password that was set for it"),
     })

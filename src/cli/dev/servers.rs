@@ -13,7 +13,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Starts a server for each database that is not configured, and sets its URL in `config`.
+    /// Starts PostgreSQL and Redis, each if `config` names no such server, and sets the URLs in `config`.
     ///
     /// # Errors
     /// If a server is not installed or does not start.

@@ -62,7 +62,7 @@ pub(super) async fn session(conn: &AsyncPgConnection, settings: &Database) -> an
     Ok(Passed("migrations have a session of their own".into()))
 }
 
-/// Checks that PostgreSQL isolates the data of organizations.
+/// Checks the role `saas_tenant`, by which PostgreSQL isolates the data of organizations.
 pub(super) async fn tenants(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let problems = db::tenant_role_problems(conn).await?;
     match problems.is_empty() {

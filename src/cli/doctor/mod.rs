@@ -143,7 +143,8 @@ impl Args {
         Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Checks that there is an admin, and that no active admin has the default password.
+    /// Checks that there is an admin, and that no active admin has the default password. Verifies at most [`MAX_CHECKED_ADMINS`]
+    /// passwords.
     async fn check_admins(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let password = self.config.auth.admin.chosen_password();
         if !User::any_admin(conn).await? {
@@ -242,8 +243,8 @@ async fn check_addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     )))
 }
 
-/// Checks the privileges of the PostgreSQL role on the tables of the product: those in the schema of `users`
-/// that have the same owner.
+/// Checks the privileges of the PostgreSQL role on the tables of the product: the tables in the schema of `users` that have the
+/// owner of `users`. Leaves out the tables of diesel, and `UPDATE` on `audit_log`, which the product does not need.
 async fn check_privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     const MISSING: &str = r"
         SELECT coalesce(string_agg(privilege || ' on ' || t.relname, ', ' ORDER BY t.relname, privilege), '') AS value

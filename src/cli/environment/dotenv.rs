@@ -1,11 +1,11 @@
 //! The format of `.env`.
 //!
-//! A line is `NAME=value`, a comment or blank. An ambiguous value is refused with its line number: shells, Compose and
+//! A line is `NAME=value`, also with `export` in front, a comment or blank. An ambiguous value is refused with its line number: shells, Compose and
 //! libraries disagree about `$`, `#`, backslashes and quotes in the middle of a value, so a password would silently differ
 //! between them.
 //!
-//! - Without quotes, a value has no spaces, no backslash and no `#` after a space; a comment may follow after ` # `, except
-//!   after a secret. A JSON list may have spaces and quotes.
+//! - Without quotes, a value has no spaces, no quotes and no backslash, and no `#` at its beginning. A comment may follow after
+//!   ` # `, except after a secret. A JSON list may have spaces and quotes.
 //! - In single quotes, all characters are literal. In double quotes, `\n` is a line feed, and `\` escapes `"`, `'`, `\`, `$`
 //!   and a space. Values in quotes may have several lines.
 //! - `${NAME}` is replaced by the value of NAME in the environment or in an earlier line, except in single quotes. If neither
@@ -28,10 +28,10 @@ pub(super) struct Variable {
     pub(super) line: usize,
 }
 
-/// Why a line cannot be read. The text has no part of the value, which may be a secret.
+/// Why a line or the whole file cannot be read. The text has no part of a value, which may be a secret.
 #[derive(Debug)]
 pub(super) struct Problem {
-    /// The name of the variable. `None` if the line has no valid name.
+    /// The name of the variable. `None` if the line has no valid name, or the whole file cannot be read.
     pub(super) name: Option<String>,
     pub(super) text: String,
 }
@@ -125,7 +125,7 @@ fn parse_value<'a>(text: &'a str, is_secret: bool, file: &Dotenv) -> Result<(Str
     }
 }
 
-/// Reads a value up to the closing quote. Also returns how many bytes were read.
+/// Reads a value up to the closing quote. Also returns how many bytes were read, including this quote.
 fn parse_double_quoted(text: &str, file: &Dotenv) -> Result<(String, usize), &'static str> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -211,7 +211,8 @@ impl Dotenv {
         self.problems.push(Problem { name: name.map(str::to_owned), text });
     }
 
-    /// Adds a variable. If the file sets a variable twice, a blank value does not replace another value.
+    /// Adds a variable. If the file sets it twice, a blank value does not replace another value, and two different values are a
+    /// problem.
     fn add(&mut self, name: &str, value: String, line: usize) {
         if value.contains('\0') {
             return self.refuse(line, Some(name), "has a NUL character");

@@ -5,11 +5,11 @@ use std::{fmt, path::PathBuf};
 /// The problems and warnings that were found while the settings were read.
 #[derive(Default)]
 pub(in crate::cli) struct Findings {
-    /// Messages about values that cannot be read, each with the place of the value.
+    /// Messages about values that cannot be read or are invalid, each with the place of the value.
     pub(in crate::cli) problems: Vec<String>,
     pub(in crate::cli) warnings: Vec<String>,
-    /// Names of the settings whose value does not come from the environment variable of the same name, each with the place of
-    /// the value.
+    /// Names of the settings whose value comes neither from a flag nor from the environment variable of the same name, each with
+    /// the place of the value.
     pub(super) places: Vec<(String, String)>,
     /// The names of the flags whose values are secrets and were given on the command line.
     pub(super) exposed: Vec<String>,
@@ -68,7 +68,7 @@ impl Findings {
     }
 
     /// Returns the place of each setting that a message names, such as `DATABASE_URL is from line 3 of .env`. Leaves out
-    /// settings from the environment variable of the same name.
+    /// settings from flags and from the environment variable of the same name.
     pub(in crate::cli) fn places_of(&self, message: &str) -> Vec<String> {
         let named = self.places.iter().filter(|(name, _)| mentions(message, name));
         named.map(|(name, place)| format!("{name} is from {place}")).collect()

@@ -1,4 +1,4 @@
-//! Where the values of settings come from: the environment, files with secrets, `.env`, and a running `saas dev`.
+//! The sources of settings beside the command line: the environment, files with secrets, `.env`, and a running `saas dev`.
 //!
 //! The settings of the selected command become flags of its command line. So a setting is read only by a command that uses
 //! it. Secrets from `.env` and from files are not added to the environment of the process, which its children inherit.
@@ -36,7 +36,7 @@ use value::{check, double_quoted, normal_form, read_secret, trimmed};
 
 const DOTENV_FILE: &str = ".env";
 
-/// The variables of the environment and of `.env`.
+/// The variables of `.env`. The methods also read the environment of the process.
 pub(super) struct Environment {
     names: Names,
     dotenv: Dotenv,

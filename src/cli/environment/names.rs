@@ -6,7 +6,7 @@ use crate::config::RENAMED_VARIABLES;
 
 /// The names of the variables that the commands read.
 pub(super) struct Names {
-    /// All names, including those of earlier releases and those of variables with the path of a secret.
+    /// All names, including those of earlier releases, and those of variables with the path of the file of a secret.
     settings: Vec<String>,
     /// The names of the settings that are secrets.
     secrets: Vec<String>,
@@ -62,7 +62,7 @@ pub(super) fn file_variable(name: &str) -> String {
     format!("{name}_FILE")
 }
 
-/// Returns the Levenshtein distance: how many bytes have to be added, removed or replaced.
+/// Returns the Levenshtein distance: the minimum number of bytes that have to be added, removed or replaced.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (at, a) in one.bytes().enumerate() {

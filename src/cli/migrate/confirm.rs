@@ -13,7 +13,7 @@ use crate::{
 /// The function holds no connection and no lock while it waits for the user, so Ctrl-C changes nothing.
 ///
 /// # Errors
-/// If the user does not confirm, or standard input is not a terminal.
+/// If a confirmation is needed, and the user does not confirm or standard input is not a terminal.
 pub(super) fn confirm(plan: &Plan, core: &Core, database: &Database, yes: bool) -> anyhow::Result<()> {
     if plan.names.is_empty() {
         return Ok(());

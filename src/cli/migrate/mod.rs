@@ -40,8 +40,8 @@ enum Action {
     Up(#[command(flatten)] Target),
     /// Revert the newest migrations. The data in their tables and columns is lost.
     ///
-    /// Prints the migrations, and asks for confirmation. With DEBUG on, a single migration needs no confirmation. Without a
-    /// terminal, --yes is required.
+    /// Prints the migrations, and asks for confirmation. With DEBUG on, a single migration needs no confirmation. If a
+    /// confirmation is needed and there is no terminal, --yes is required.
     Down {
         /// Number of migrations.
         #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]

@@ -11,8 +11,8 @@ const MAX_NAME_CHARS: usize = 100;
 /// Creates the folder of a migration that sorts after all others. Prints the paths of its files, and the next steps.
 ///
 /// # Errors
-/// If the description has no or too many letters and digits, another migration has the name, the name of the newest
-/// migration does not begin with a date, or the files cannot be written.
+/// If the description has no or too many letters and digits, there is no such directory, another migration has the name, the
+/// name of the newest migration does not begin with a date, or the files cannot be written.
 pub(super) fn create(description: &str, dir: &Path) -> anyhow::Result<()> {
     let name = name_of(description)?;
     if !dir.is_dir() {

@@ -28,7 +28,7 @@ impl Requeue {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let mut done = 0;
-        // Ids of jobs that have not failed. They are printed at the end: if the output is a closed pipe, printing ends the
+        // Ids that are not those of failed jobs. They are printed at the end: if the output is a closed pipe, printing ends the
         // command, and the remaining jobs would be skipped.
         let mut others = Vec::new();
         if let Some(name) = &self.all {
@@ -154,7 +154,7 @@ pub(super) struct Limit {
     pub(super) target: Target,
 }
 
-/// A new limit, or `None` to remove it.
+/// A new limit. `None` removes the present limit.
 #[derive(Clone, Copy)]
 struct NewLimit<T>(Option<T>);
 

@@ -85,7 +85,7 @@ pub(super) fn format_elapsed(time: DateTime<Utc>) -> String {
     format_duration((Utc::now() - time).num_milliseconds() as f64 / 1_000.0)
 }
 
-/// Formats a time span in its largest unit: `3.2s`, `4m`, `2h`, `5d`.
+/// Formats a time span in one unit: `3.2s`, `4m`, `2h`, `5d`. Up to two days are in hours.
 pub(super) fn format_duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     let whole = seconds as u64;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_in_their_largest_unit() {
+    fn durations_are_in_one_unit() {
         let ages = [-1.0, 0.04, 3.26, 9.99, 10.5, 59.9, 60.0, 3_599.0, 7_200.0, 172_800.0];
         let words = ["0.0s", "0.0s", "3.2s", "9.9s", "10s", "59s", "1m", "59m", "2h", "2d"];
         assert_eq!(ages.map(format_duration), words);
