@@ -54,7 +54,8 @@ pub struct Database {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "PostgreSQL settings")]
 pub struct DatabasePool {
-    /// Maximum number of PostgreSQL connections of this process.
+    /// Maximum number of PostgreSQL connections in the pool of this process. At start and for migrations, a process has one
+    /// more.
     #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
     /// Milliseconds that a query or a transaction of a request waits for a PostgreSQL connection, and again for the result,
@@ -93,8 +94,8 @@ impl Database {
         self.options().and_then(|_| self.direct_options()).err().map(|error| error.to_string())
     }
 
-    /// Returns why an attacker on the network could read or redirect a connection, with the fix. `None` if no attacker could,
-    /// or the settings are invalid.
+    /// Returns the first weakness, with its fix: a connection to another machine that may be unencrypted, or does not verify the
+    /// certificate. `None` if there is no such connection, or the settings are invalid.
     pub fn weakness(&self) -> Option<String> {
         let weakness = self.options().ok().and_then(|options| options.weakness("DATABASE_URL"));
         let direct =
@@ -132,7 +133,8 @@ impl Database {
         }
     }
 
-    /// Describes the database and its servers without user and password, as in `app on db.example.com:5432`.
+    /// Describes the database and its servers, as in `app on db.example.com:5432`. Contains no password, and contains the user
+    /// only if the database has the name of the user.
     pub fn location(&self) -> String {
         match self.options() {
             Ok(options) => format!("{} on {}", options.database_name(), options.server_list()),

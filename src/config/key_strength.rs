@@ -1,4 +1,4 @@
-//! Checks whether a key is published or too regular to be secret.
+//! The check whether a key is published or too regular to be secret.
 
 use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 
@@ -9,7 +9,7 @@ const MIN_UNPREDICTABLE_BYTES: usize = 16;
 const MIN_DISTINCT_BYTES: usize = 8;
 /// Maximum number of bytes of a key that are examined: the time to find repetitions grows with the square of their number.
 const MAX_EXAMINED_BYTES: usize = 256;
-/// Length of the shortest text whose repetition makes it predictable.
+/// Minimum length of a text whose repetition counts as predictable.
 const REPETITION_BYTES: usize = 4;
 /// Published keys: from the documentation of FastAPI and Flask, from tutorials about JWT, and the SHA-256 of
 /// the empty text and of `password`.
@@ -33,12 +33,12 @@ const EXAMPLE_WORDS: &str = "\
     vbnm";
 
 /// Returns whether a key is published, an example such as `change-me-in-production`, or regular such as `abcdefgh`
-/// repeated. A key of 16 or more random bytes, in any usual notation, is none of these.
+/// repeated. A random key of 32 or more hexadecimal or base64 digits is none of these.
 pub(super) fn is_predictable(key: &str) -> bool {
     is_regular(key) || decoded_text(key).is_some_and(|text| is_regular(&text))
 }
 
-/// Returns the text that a key encodes in hexadecimal or base64. Random bytes are not text.
+/// Returns the text that a key encodes in hexadecimal or base64. `None` if the key encodes no text: random bytes are not text.
 fn decoded_text(key: &str) -> Option<String> {
     let hex = || {
         let digits: Option<Vec<_>> = key.chars().map(|digit| digit.to_digit(16)).collect();

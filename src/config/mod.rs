@@ -1,6 +1,6 @@
-//! Every setting, defined once: its environment variable, flag, default and help.
+//! The settings in groups, each setting with its environment variable, flag, default and help.
 //!
-//! A command flattens the groups that it reads, so its `--help` lists exactly the settings of these groups. A value comes from
+//! A command flattens the groups that it reads, so its `--help` lists only the settings of these groups. A value comes from
 //! the flag, else the environment, else `.env`, else the default. A blank value counts as not set.
 //!
 //! `cli::environment` finds the value and removes surrounding space. For a setting with the value name `PASSWORD`, it removes
@@ -16,7 +16,8 @@
 //!
 //! # Types
 //!
-//! A setting whose text has a syntax, such as a URL, is a [`Setting`] of the parsed type (see `value.rs` and `site.rs`).
+//! A setting whose text has a syntax, such as `PUBLIC_URL`, is a [`Setting`] of the parsed type (see `value.rs` and `site.rs`).
+//! Exceptions are the settings of PostgreSQL and the URLs of Redis, which [`Database::options`] and [`Redis::endpoints`] parse.
 //! Start-up reports all invalid and all unsafe settings together. Also use a [`Setting`] for a number that has an effect only
 //! if another setting is absent, such as `REDIS_PORT`: an invalid number then is an error only if it has an effect.
 
@@ -71,8 +72,8 @@ pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
     ("WORKER_SHUTDOWN_GRACE", "WORKER_SHUTDOWN_GRACE_SECONDS"),
 ];
 
-/// The password of the first admin in the private database of `saas dev`. It is public, so it is refused as a new password.
-/// Without `DEBUG`, an admin who has it cannot log in.
+/// The default password of the first admin in the private database of `saas dev`. This password is public, so it is refused as a
+/// new password. Without `DEBUG`, an admin who has this password cannot log in.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
 /// Placeholders for a password in the documentation of earlier releases. Users copied them together with the
 /// commands, so they became real passwords.
@@ -90,7 +91,7 @@ pub fn is_published_password(password: &str) -> bool {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "General settings")]
 pub struct Core {
-    /// Name of the product, shown in health responses, the API document and mails.
+    /// Name of the product, shown in health responses, the API document, mails, authenticator apps and JSON log lines.
     #[arg(long, env, default_value = "saas", value_name = "NAME")]
     pub project_name: String,
     /// Development mode: readable logs and relaxed checks. Never use it in production.
@@ -194,7 +195,8 @@ pub struct Mail {
     #[arg(long, env, default_value = "saas <noreply@example.com>", value_name = "ADDRESS",
         value_parser = setting("MAIL_FROM", mailbox))]
     pub mail_from: Setting<Mailbox>,
-    /// Directory of the mails that are captured with DEBUG on. Only the user account that runs the process can read the mails.
+    /// Directory of the mails that are captured with DEBUG on and without SMTP_URL. Only the user account that runs the process
+    /// can read the mails. `saas dev` always uses the directory `mail` in its --state-dir.
     #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
     pub mail_dir: PathBuf,
     /// URL at which clients reach the API, such as `https://api.example.com`, without a path. With https, responses have the
@@ -271,8 +273,8 @@ pub struct Http {
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub require_if_match: bool,
-    /// Whether captured mails are shown at /dev/mail, and requests for hosts other than this machine are refused. `saas dev` sets
-    /// this; there is no flag.
+    /// Whether captured mails are shown at /dev/mail, and a request is refused unless it names localhost, the address that the
+    /// client has connected to, or a host of ALLOWED_HOSTS or PUBLIC_URL. `saas dev` sets this; there is no flag.
     #[arg(skip)]
     pub dev_pages: bool,
     /// Maximum number of simultaneous connections. More connections wait in the queue of the operating system. While connections
@@ -280,12 +282,13 @@ pub struct Http {
     /// the most connections.
     #[arg(long, env, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
-    /// Seconds for which the server still accepts connections after SIGTERM, while the readiness check answers 503. Set it to the
-    /// time that the load balancer needs to notice the 503.
+    /// Minimum number of seconds for which the server still accepts connections after SIGTERM, while the readiness check answers
+    /// 503. Set it to the time that the load balancer needs to notice the 503.
     #[arg(long, env, alias = "shutdown-delay", default_value_t = 0, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=300))]
     pub shutdown_delay_seconds: u64,
-    /// Seconds that running requests may take to finish after SIGTERM and SHUTDOWN_DELAY_SECONDS. The others are dropped then.
+    /// Seconds that running requests may take to finish after SIGTERM and SHUTDOWN_DELAY_SECONDS. Requests that still run then
+    /// are dropped.
     #[arg(long, env, alias = "shutdown-timeout", default_value_t = 25, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub shutdown_timeout_seconds: u64,

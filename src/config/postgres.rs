@@ -40,7 +40,8 @@ pub enum PostgresServer {
     /// The path of a Unix domain socket.
     Unix(PathBuf),
     Tcp {
-        /// The host name that the certificate must contain. If the settings have only an address, that address.
+        /// The host name, which the certificate must contain with `VerifyFull`. If the settings have only an address, that
+        /// address.
         name: String,
         /// The value of `hostaddr`. `None` if `name` is looked up.
         address: Option<IpAddr>,
@@ -109,8 +110,9 @@ pub(super) struct ParsedParameters {
 }
 
 impl PostgresOptions {
-    /// Returns why an attacker on the network could read or redirect the connection, with the fix. `None` if all servers are
-    /// local, or prove their identity. `setting` is the name of the setting with the URL.
+    /// Returns the weakness, with its fix, if a connection to another machine may be unencrypted or does not verify the
+    /// certificate. `None` if all servers are local, the certificate is verified, or channel binding is required. `setting` is
+    /// the name of the setting with the URL.
     pub(super) fn weakness(&self, setting: &str) -> Option<String> {
         let fix = format!(
             "set sslmode=verify-full in {setting}, or POSTGRES_SSLMODE=verify-full if there is no URL"

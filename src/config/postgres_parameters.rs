@@ -58,7 +58,8 @@ const CHANNEL_BINDINGS: &[(&str, ChannelBinding)] = &[
 const SYSTEM_KEEPALIVE_IDLE: Duration = Duration::from_secs(7_200);
 
 impl PostgresOptions {
-    /// Parses the names and values of parameters. A later parameter overrides an earlier one of the same name.
+    /// Parses the names and values of parameters. A later parameter overrides an earlier one of the same name, unless the value
+    /// of the later one is empty.
     ///
     /// # Errors
     /// If a parameter is not supported or has an invalid value. The message has no user and no password.
@@ -68,7 +69,7 @@ impl PostgresOptions {
             if !SUPPORTED.split(' ').any(|known| known == name) {
                 return Err(refusal(name, parameters));
             }
-            // An empty value means the default, as in libpq.
+            // A parameter with an empty value has its default, as in libpq.
             if !value.is_empty() {
                 parsed.set(name, value)?;
             }

@@ -1,9 +1,9 @@
-//! Splits a PostgreSQL URL into parameters (PostgreSQL documentation, "Connection URIs").
+//! The parameters of a PostgreSQL URL (PostgreSQL documentation, "Connection URIs").
 
 use percent_encoding::percent_decode_str;
 
-/// Splits the text after `postgres://` into the parameters of libpq and their values, in their order: a later parameter
-/// overrides an earlier one of the same name. Several hosts are one value, separated by commas, and so are their ports.
+/// Splits the text after `postgres://` into the parameters of libpq and their values, in the order in which later parameters
+/// override earlier ones of the same name. Several hosts are one value, separated by commas, and so are their ports.
 ///
 /// # Errors
 /// If the text is not a URL. The message contains no part of the text, because any part may belong to the password.

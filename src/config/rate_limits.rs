@@ -15,7 +15,7 @@ pub struct RequestLimits {
     /// this size: all requests of a minute may come at once. Further requests are refused with 429.
     #[arg(long, env, default_value_t = 120, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_auth_per_minute: u32,
-    /// Same as RATE_LIMIT_AUTH_PER_MINUTE, for other requests with GET and HEAD.
+    /// Same as RATE_LIMIT_AUTH_PER_MINUTE, for other requests with GET and HEAD. Health checks are not limited.
     #[arg(long, env, default_value_t = 1_200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_read_per_minute: u32,
     /// Same as RATE_LIMIT_AUTH_PER_MINUTE, for other requests that change something and do not enqueue a job.

@@ -56,7 +56,7 @@ impl Redis {
     /// Returns the servers and how to connect to them, from `REDIS_URL` or the other `REDIS_*` settings.
     ///
     /// # Errors
-    /// If a setting is invalid; the message names it and has no part of the URL.
+    /// If a setting is invalid; the message names it. Of the URL, the message contains only the names of parameters.
     pub fn endpoints(&self) -> anyhow::Result<RedisEndpoints> {
         let endpoints = self.servers()?;
         let prefix = &self.redis_key_prefix;
@@ -100,13 +100,13 @@ impl Redis {
         self.servers().map_or_else(|_| "the configured address".into(), |servers| servers.location())
     }
 
-    /// Returns the problem of these settings with its fix, or an empty list if they are valid.
+    /// Returns the first problem of these settings with its fix, or an empty list if they are valid.
     pub fn problems(&self) -> Vec<String> {
         self.endpoints().err().map(|error| error.to_string()).into_iter().collect()
     }
 
-    /// Returns why an attacker on the network could read or redirect a connection, with the fix. `None` if no attacker could,
-    /// or the settings are invalid.
+    /// Returns the first weakness, with its fix: a connection to another machine that is unencrypted, or does not verify the
+    /// certificate. `None` if there is no such connection, or the settings are invalid.
     pub(super) fn weakness(&self) -> Option<String> {
         let (servers, setting) = (self.servers().ok()?, self.url_setting);
         let scheme = servers.tls_scheme();

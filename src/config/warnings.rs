@@ -27,7 +27,7 @@ impl Config {
     }
 
     /// Returns warnings about settings that are unsafe in production, each with its fix. `saas serve` and `saas worker` start
-    /// with these settings, because an unencrypted connection may be acceptable in a private network.
+    /// with these settings: `DEBUG` may be intended, and an unencrypted connection may be acceptable in a private network.
     pub fn weaknesses(&self) -> Vec<String> {
         let mut list = Vec::new();
         if self.core.debug {

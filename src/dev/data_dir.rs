@@ -61,8 +61,8 @@ fn create_for(path: &Path, account: Option<&Account>) -> anyhow::Result<PathBuf>
     Ok(path)
 }
 
-/// Moves the data in `from` to `to`, unless `to` exists or `from` is empty. An earlier release has stored the data in `from`,
-/// whose parent directories all accounts could pass then.
+/// Moves the data in `from` to `to`, unless `to` exists or `from` is empty. An earlier release may have stored the data in
+/// `from`, whose parent directories all accounts could pass then.
 fn move_data(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() || fs::read_dir(from)?.next().is_none() {
         return Ok(());

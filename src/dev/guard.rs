@@ -40,7 +40,7 @@ kill "$reader" 2>/dev/null
 exit "$code"
 "#;
 
-/// Number of lines that [`Guarded::log_tail`] returns.
+/// Maximum number of lines that [`Guarded::log_tail`] returns.
 const LOG_TAIL_LINES: usize = 8;
 
 /// The unprivileged account that servers run under if this process runs as root.
@@ -83,9 +83,9 @@ impl Account {
     }
 }
 
-/// Runs the program `id` and parses the number that it prints.
-fn id(what: &str, name: Option<&str>) -> Option<u32> {
-    let output = Command::new("id").arg(what).args(name).stderr(Stdio::null()).output().ok()?;
+/// Runs the program `id` with a flag, and parses the number that it prints.
+fn id(flag: &str, name: Option<&str>) -> Option<u32> {
+    let output = Command::new("id").arg(flag).args(name).stderr(Stdio::null()).output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 

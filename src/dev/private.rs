@@ -1,5 +1,5 @@
-//! Files and directories that only this user can access. They are created with this mode. If the mode were set after the
-//! creation, other users could open them in between.
+//! Files and directories that only this user can access. They get the restricted mode when they are created: if the mode were
+//! set after the creation, other users could open them in between.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -26,8 +26,8 @@ pub fn create_private_dir(dir: &Path) -> io::Result<()> {
 /// removes the permissions of other users.
 ///
 /// # Errors
-/// If the file cannot be opened, belongs to another user and this process does not run as root, or is a symbolic link. A link is refused because the directory may
-/// belong to another account: root would change the file that the link leads to.
+/// If the file cannot be opened, belongs to another user and this process does not run as root, or is a symbolic link. A link is
+/// refused because the directory may belong to another account: root would change the file that the link leads to.
 pub fn open_private_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let no_links = i32::try_from(OFlags::NOFOLLOW.bits()).map_err(io::Error::other)?;
     let file = options.write(true).create(true).mode(FILE_MODE).custom_flags(no_links).open(path)?;
@@ -39,7 +39,7 @@ pub fn open_private_file(path: &Path, options: &mut OpenOptions) -> io::Result<F
 /// created files that all users can read.
 ///
 /// # Errors
-/// If the directory cannot be read, or a file belongs to another user.
+/// If the directory cannot be read, or a file belongs to another user and this process does not run as root.
 pub fn make_files_private(dir: &Path, extension: &str) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;

@@ -9,7 +9,8 @@ use super::{
 const SERVER_DIRS: [&str; 2] = ["postgres", "redis"];
 
 /// Deletes the data of `saas dev` in its state directory `dir`, and the data of its servers in the fallback directories. Keeps
-/// the entries of `dir` that `except` names. Waits until the servers of an earlier run have ended.
+/// the entries of `dir` that `except` names. First waits, for at most 20 s, until the PostgreSQL server of an earlier run has
+/// ended.
 ///
 /// # Errors
 /// If a file or directory cannot be removed.

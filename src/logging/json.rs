@@ -15,7 +15,8 @@ use tracing_subscriber::{
 use super::span_fields::for_each_span_field;
 use crate::error::chain;
 
-/// Formats an event as a flat JSON object with the fields of the event and its spans, and the name of the service.
+/// Formats an event as a flat JSON object: the time, the level, the name and version of the service, the target, and the fields
+/// of the event and its spans.
 pub(super) struct JsonLines {
     /// `PROJECT_NAME`.
     pub(super) service: String,

@@ -1,8 +1,8 @@
 //! The format of `.env`.
 //!
-//! A line is `NAME=value`, also with `export` in front, a comment or blank. An ambiguous value is refused with its line number: shells, Compose and
-//! libraries disagree about `$`, `#`, backslashes and quotes in the middle of a value, so a password would silently differ
-//! between them.
+//! A line is `NAME=value`, also with `export` in front, a comment or blank. An ambiguous value is refused with its line number:
+//! shells, Compose and libraries disagree about `$`, `#`, backslashes and quotes in the middle of a value, so a password would
+//! silently differ between them.
 //!
 //! - Without quotes, a value has no spaces, no quotes and no backslash, and no `#` at its beginning. A comment may follow after
 //!   ` # `, except after a secret. A JSON list may have spaces and quotes.

@@ -27,9 +27,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Move all jobs of another prefix, or of another Redis, to the configured prefix and server.
 ///
 /// For a change of REDIS_KEY_PREFIX, or for a new server. Moves jobs of every state, records of ended jobs, schedules, limits
-/// and pauses, in small batches. Jobs that already have the configured prefix do not change. First stop the processes that use the old
-/// prefix or server: the command refuses to run while workers use it, and jobs that are enqueued there after the move need
-/// another run.
+/// and pauses, in small batches. Jobs that already have the configured prefix do not change. First stop the processes that
+/// use the old prefix or server: the command refuses to run while workers use it, and jobs that are enqueued there after the
+/// move need another run.
 ///
 /// After an interruption, run the command again within 30 days: no job is lost, and none is moved twice.
 #[derive(clap::Args)]

@@ -25,8 +25,8 @@ const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
 /// Show the state of each queue.
 ///
-/// OLDEST is the time since the oldest queued job was enqueued, including delays and retries. FINISHED counts all jobs that have finished since the queue was
-/// created. The other numbers count the present jobs.
+/// OLDEST is the time since the oldest queued job was enqueued, including delays and retries. FINISHED counts all jobs that
+/// have finished since the queue was created. The other numbers count the present jobs.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Print JSON. With --watch, one array per line.
