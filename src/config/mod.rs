@@ -17,7 +17,7 @@
 //! # Types
 //!
 //! A setting whose text has a syntax, such as `PUBLIC_URL`, is a [`Setting`] of the parsed type (see `value.rs` and `site.rs`).
-//! Exceptions are the settings of PostgreSQL and the URLs of Redis, which [`Database::options`] and [`Redis::endpoints`] parse.
+//! DATABASE_URL and REDIS_URL are exceptions: [`Database::options`] and [`Redis::endpoints`] parse them when they are needed.
 //! Start-up reports all invalid and all unsafe settings together. Also use a [`Setting`] for a number that has an effect only
 //! if another setting is absent, such as `REDIS_PORT`: an invalid number then is an error only if it has an effect.
 

@@ -69,7 +69,7 @@ impl PostgresOptions {
             if !SUPPORTED.split(' ').any(|known| known == name) {
                 return Err(refusal(name, parameters));
             }
-            // A parameter with an empty value has its default, as in libpq.
+            // An empty value is ignored, so the parameter keeps its default, as in libpq.
             if !value.is_empty() {
                 parsed.set(name, value)?;
             }

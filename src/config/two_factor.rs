@@ -9,7 +9,7 @@ pub enum SecondFactorFor {
     None,
     /// Admins, for admin operations.
     Admins,
-    /// All users, for every operation except those that set up the second factor or log out.
+    /// All users, for every operation except those that set up the second factor, log out or read the own account.
     All,
 }
 
@@ -18,7 +18,7 @@ pub enum SecondFactorFor {
 #[command(next_help_heading = "Account settings")]
 pub struct SecondFactor {
     /// Who must sign in with a second factor: none, admins (for admin operations) or all. With all, users without a second factor
-    /// can only set one up and log out. The values admins and all need TWO_FACTOR_KEY.
+    /// can only read their account, set up a second factor and log out. The values admins and all need TWO_FACTOR_KEY.
     #[arg(long, env, value_enum, default_value_t = SecondFactorFor::None, value_name = "WHO")]
     pub require_two_factor: SecondFactorFor,
     /// Same as REQUIRE_TWO_FACTOR=admins. If both settings are set, the stricter one applies.
