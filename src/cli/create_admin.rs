@@ -151,7 +151,8 @@ impl Args {
     /// password. Other admins do not get this password: all admins that are created in a container with this setting would
     /// share it.
     fn password_setting(&self, email: &str) -> Option<&str> {
-        // With `--set-password`, the setting is ignored: an attacker may know its value.
+        // With `--set-password`, the setting is ignored: it may still have the password that is replaced, which an attacker may
+        // know.
         let applies = !self.password_stdin && !self.set_password && self.is_first_admin(email);
         self.admin.chosen_password().filter(|_| applies)
     }

@@ -95,7 +95,7 @@ impl Database {
     }
 
     /// Returns the first weakness, with its fix: a connection to another machine that may be unencrypted, or does not verify the
-    /// certificate. `None` if [`PostgresOptions::weakness`] finds none, or the settings are invalid.
+    /// certificate. `None` if there is none, or the settings are invalid.
     pub fn weakness(&self) -> Option<String> {
         let weakness = self.options().ok().and_then(|options| options.weakness("DATABASE_URL"));
         let direct =

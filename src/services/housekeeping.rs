@@ -30,7 +30,7 @@ use crate::{
 
 /// Maximum number of rows that one statement reads or deletes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 500;
-/// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
+/// Time limit of a batch. It is longer than the default of `DATABASE_TIMEOUT_MS`, because no client waits.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Repeats a batch until it deletes nothing. Evaluates to the number of deleted rows.
@@ -64,12 +64,14 @@ pub struct DeletedRows {
 }
 
 /// Deletes accounts and organizations whose grace period is over, organizations without members, and expired sessions, tokens
-/// and stored answers. Also deletes old invitations, old API keys, audit trail entries older than `AUDIT_RETENTION_DAYS`, and
-/// jobs older than 30 days from the job lists of organizations. Then fills in missing [keys of addresses](email_keys) and, if
+/// and stored answers. Also deletes invitations that expired over 30 days ago, API keys that expired or were revoked over 90 days
+/// ago, audit trail entries older than `AUDIT_RETENTION_DAYS`, and jobs older than 30 days from the job lists of organizations.
+/// Then fills in missing [keys of addresses](email_keys) and, if
 /// `PERSONAL_ORGANIZATIONS` is on, missing [personal organizations](personal_orgs).
 ///
 /// # Errors
-/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer; and those of
+/// [`email_keys::fill_batch`]. Rows that were deleted
 /// before the error stay deleted. An account or organization that cannot be deleted is logged and skipped.
 pub async fn run(app: &App) -> Result<DeletedRows> {
     let (db, days) = (&app.db, app.config.auth.audit_retention_days);

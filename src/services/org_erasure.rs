@@ -22,7 +22,7 @@ use crate::{
 
 /// Maximum number of rows that one statement reads or deletes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 500;
-/// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
+/// Time limit of a batch. It is longer than the default of `DATABASE_TIMEOUT_MS`, because no client waits.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Schedules the erasure of organizations without members, then erases the organizations whose deletion is due. Returns the

@@ -102,12 +102,13 @@ pub struct Registration {
     pub full_name: Option<String>,
 }
 
-/// Creates an active user, and sends a link to verify the email address.
+/// Creates an active user and, if `PERSONAL_ORGANIZATIONS` is on, the user's personal organization. Sends a link to verify the
+/// email address.
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid or the password is
-/// the email address or name of the user; [`Error::TooManyAttempts`] after too many requests of the client, or for the mailbox;
-/// [`Error::Unavailable`] if too many passwords are being hashed.
+/// the email address or name of the user; [`Error::TooManyAttempts`] if the network of the client, or the mailbox, has caused
+/// too many mails; [`Error::Unavailable`] if PostgreSQL does not answer, or too many passwords are being hashed.
 pub async fn register(app: &App, context: &RequestContext, new: Registration) -> Result<User> {
     let email = parse_email(&new.email)?.stored;
     check_not_personal("password", &new.password, &email, new.full_name.as_deref())?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, User, app::PASSWORD, proxy::Proxy, servers::TestDatabase};
 
-/// Longer than any test, so that no copy expires. Only a change by the process itself discards copies.
+/// Longer than any test, so that no copy expires. In these tests, only changes by the process itself discard copies.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
 
 async fn read_role(app: &TestApp, user: &User) -> Result<String, u16> {
