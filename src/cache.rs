@@ -20,7 +20,8 @@ use crate::{
     redis_pool::{CircuitBreaker, RedisPool},
 };
 
-/// Time limit of a Redis command. When it ends, the cache loads the value instead of waiting for Redis.
+/// Time limit of a Redis command. When it ends, the cache continues without Redis: it loads the value, or neither stores nor
+/// deletes it.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(100);
 /// Capacity of [`Cache::loads`]. It limits only finished loads, which are removed at once; loads in progress do not count.
 const FINISHED_LOADS_CAPACITY: usize = 1_000;
@@ -49,8 +50,8 @@ impl Cache {
     /// Returns the cached value of `key`. If no value is cached, calls `load`, and stores and returns the loaded value. The
     /// value expires after `ttl`, or after one millisecond if `ttl` is shorter.
     ///
-    /// Concurrent callers in this process share one load. If Redis is unavailable or the cached value is not a `T`,
-    /// this method calls `load`.
+    /// Concurrent callers in this process share one load. If the cached value is not a `T`, this method calls `load` and
+    /// replaces the value. If Redis is unavailable, this method calls `load` and does not store the value.
     ///
     /// # Errors
     /// Those of `load`; [`Error::Unavailable`] if the load that this call shares with a concurrent caller failed;
@@ -93,8 +94,8 @@ impl Cache {
         result
     }
 
-    /// Deletes the value of `key`. Call it after the commit of a change. If Redis is unavailable, the value stays until
-    /// its time to live ends.
+    /// Deletes the value of `key`. Call it after the commit of a change. If Redis is unavailable, returns without an error, and
+    /// the value stays until its time to live ends.
     pub async fn invalidate(&self, key: &str) {
         tracing::debug!(key, "cached value invalidated");
         self.run_command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;

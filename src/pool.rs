@@ -15,8 +15,8 @@ const ERROR_MAX_AGE: Duration = Duration::from_secs(5);
 pub struct LastError(Arc<Mutex<Option<(Instant, String)>>>);
 
 impl LastError {
-    /// Returns the reason why the pool has no connection: the last error if it is recent, or else that no connection was
-    /// free in time.
+    /// Returns the reason why the pool has no connection: the last error if it is less than five seconds old, or else that no
+    /// connection was free in time.
     pub fn explain(&self) -> String {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Some((at, error)) if at.elapsed() < ERROR_MAX_AGE => error.clone(),

@@ -56,9 +56,9 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 
 /// Connections to Redis; clones share them.
 ///
-/// A command is sent again on another connection if its connection fails, or if a server refuses it during a failover. So
-/// every command must be safe to repeat. All attempts together take at most twice `REDIS_TIMEOUT_MS`, or less for the methods
-/// with a shorter limit.
+/// A command is sent again on another connection if its connection fails, or if a server refuses it during a failover. So every
+/// command must be safe to repeat. All attempts together take at most twice `REDIS_TIMEOUT_MS` and 100 ms, or less for the
+/// methods with a shorter limit.
 #[derive(Clone)]
 pub struct RedisPool {
     connections: bb8::Pool<Manager>,
@@ -77,7 +77,8 @@ impl RedisPool {
     /// Creates the pool without connecting: the first command connects.
     ///
     /// # Errors
-    /// If `REDIS_URL` or the `REDIS_*` parts are invalid.
+    /// If `REDIS_URL` or the `REDIS_*` parts are invalid, or if `REDIS_URL` names a cluster and `REDIS_KEY_PREFIX` has no part
+    /// in braces.
     pub fn new(settings: &Redis) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.redis_timeout_ms);
         let endpoints = settings.endpoints()?.map_connections(with_keepalive);
@@ -103,7 +104,8 @@ impl RedisPool {
     /// Checks that Redis answers a PING.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer within twice `REDIS_TIMEOUT_MS`, or answers with an error.
+    /// [`Error::Unavailable`] if no connection is available within `REDIS_TIMEOUT_MS`, or if Redis does not answer within twice
+    /// `REDIS_TIMEOUT_MS` or answers with an error.
     pub async fn ping(&self) -> Result<()> {
         let answer: RedisResult<()> = redis::cmd("PING").query_async(&mut self.clone()).await;
         answer.map_err(unavailable)
@@ -124,7 +126,8 @@ impl RedisPool {
     /// circuit breaker of the pool.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer in time or answers with an error, or the circuit breaker is open.
+    /// [`Error::Unavailable`] if Redis does not answer in time, answers with an error or with a value that is not a `T`, or if
+    /// the circuit breaker is open.
     pub async fn try_invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
         self.breaker.call(script.invoke_async(&mut self.within(self.breaker.timeout))).await
     }
@@ -132,7 +135,7 @@ impl RedisPool {
     /// Sends a command for a caller that can continue without Redis, through `breaker` and within its timeout.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer in time or answers with an error, or the circuit breaker is open.
+    /// As [`Self::try_invoke`].
     pub async fn try_command<T: FromRedisValue>(&self, command: &Cmd, breaker: &CircuitBreaker) -> Result<T> {
         breaker.call(command.query_async(&mut self.within(breaker.timeout))).await
     }
@@ -153,8 +156,8 @@ impl RedisPool {
 
     /// Sends a request. If the connection fails, or another server becomes the primary, sends the request again on another
     /// connection. After a restart of Redis, all connections of the pool have failed, so there are up to `POOL_SIZE` further
-    /// attempts. If a server with failover refuses the request because of its role or state, sends the request again until
-    /// the deadline.
+    /// attempts. If the server refuses the request because of its role or state, and another server can become the primary,
+    /// sends the request again until the deadline.
     async fn request<T, A>(&self, send: impl Fn(MultiplexedConnection) -> A) -> RedisResult<T>
     where
         A: Future<Output = RedisResult<T>>,
@@ -259,7 +262,7 @@ impl CircuitBreaker {
     /// Awaits `answer`, unless the circuit breaker is open. An error opens the circuit breaker.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if `answer` is an error, or the circuit breaker is open.
+    /// [`Error::Unavailable`] if `answer` is an error, or if the circuit breaker is open: then `answer` is not awaited.
     pub async fn call<T>(&self, answer: impl Future<Output = RedisResult<T>>) -> Result<T> {
         let failed_at = || self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
         if failed_at().is_some_and(|at| at.elapsed() < OPEN_FOR) {

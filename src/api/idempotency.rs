@@ -16,8 +16,8 @@ use crate::services::idempotency::Answered;
 /// The header of a response that is the stored answer to an earlier request with the same key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// A response of type `R`, or its stored copy. Both have the same status, body and headers, except for
-/// `Idempotency-Replayed`.
+/// A response of type `R`, or its stored copy. The status, the body and the headers of the operation are the same in both,
+/// except for `Idempotency-Replayed`. The middleware adds its own headers to each response, such as a request id.
 pub(super) struct Replayable<R> {
     answered: Answered,
     response: PhantomData<fn() -> R>,

@@ -70,9 +70,9 @@ fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
             "Errors are problem details (RFC 9457). `detail` is a message for people, `code` is a stable code for \
              programs, and `errors` lists all invalid fields. Include the `request_id` in support requests.\n\nLists have \
              pages: send `next_cursor` of a page as `cursor`, or follow its header `Link`.\n\n\
-             A request that is repeated with the same `Idempotency-Key` has one effect. The operations that support this \
-             have the header among their parameters. All other operations with POST and PATCH refuse it with 400 \
-             `idempotency_not_supported`.\n\n\
+             A request that is repeated within 24 hours with the same `Idempotency-Key` has one effect. The operations that \
+             support this have the header among their parameters. All other operations with POST and PATCH refuse it with \
+             400 `idempotency_not_supported`.\n\n\
              Reads of resources and lists have an `ETag`: send it as `If-None-Match` to read again only what has \
              changed, and as `If-Match` with PATCH to change only what you have seen. Changes that do not take `If-Match` \
              refuse it with 400 `precondition_not_supported`.",
@@ -145,8 +145,8 @@ fn host_rules(app: &App, http: &Http) -> anyhow::Result<HostRules> {
     Ok(HostRules::Only { hosts, local: http.dev_pages })
 }
 
-/// Returns the origins whose pages may send requests with cookies: those of `PUBLIC_URL`, of `FRONTEND_URL` and of
-/// `cors_origins`.
+/// Returns the origins whose pages may send requests with cookies, besides the origin of the requested host: those of
+/// `PUBLIC_URL`, of `FRONTEND_URL` and of `cors_origins`.
 fn trusted_origins(app: &App, cors_origins: &HashSet<String>) -> anyhow::Result<HashSet<String>> {
     let Mail { public_url, frontend_url, .. } = &app.config.mail;
     let own = [public_url.get()?, frontend_url.get()?];

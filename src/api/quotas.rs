@@ -1,6 +1,6 @@
 //! Rate limits of requests: which caller a request is charged to, and the headers of its response.
 //!
-//! Each request below `/api/v1` is charged once:
+//! Each request below `/api/v1` is charged at most once:
 //!
 //! - to the user or the API key, by the extractor that authenticates the caller;
 //! - to the client's network, by the extractor `RequestContext` of operations without authentication;

@@ -19,7 +19,7 @@ struct LeakReport {
 
 #[derive(ApiResponse)]
 enum LeaksReported {
-    /// Each text that was a valid API key is revoked now.
+    /// Each text that was a valid secret of an API key is revoked now.
     #[oai(status = 204)]
     NoContent,
 }
@@ -29,7 +29,9 @@ impl SecretScanning {
     /// Revokes API keys that were found in a public place.
     ///
     /// For everyone who finds a key, and for secret scanners. The form of a key is `saas_[0-9A-Za-z]{40}_[0-9A-Za-z]{6}`. Same
-    /// response whether or not a text is a valid key. The creator of a revoked key and the owner of its organization get a mail.
+    /// response whether or not a text is a valid key. If a text is the secret from before the last rotation of a key, only this
+    /// secret is revoked: the current secret stays valid. The creator of the key and the owner of its organization get a mail,
+    /// unless they may not act in the organization.
     #[oai(path = "/revoke", method = "post", operation_id = "report_leaked_keys")]
     async fn revoke(&self, context: RequestContext, Body(body): Body<LeakReport>) -> Result<LeaksReported> {
         report_leaks(&self.0, &context, &body.keys).await?;

@@ -8,7 +8,8 @@ use crate::{
     services::api_key_notices::announce_expiries,
 };
 
-/// Sends the notices about API keys that expire within a week, once for each expiry. Runs hourly.
+/// Sends the notices about API keys that expire within seven days, once for each expiry. Leaves out keys with a lifetime of at
+/// most seven days. Runs hourly.
 #[derive(Serialize, Deserialize)]
 pub struct AnnounceKeyExpiry {}
 

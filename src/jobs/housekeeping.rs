@@ -10,7 +10,8 @@ use crate::{
     services,
 };
 
-/// Deletes expired data, and accounts and organizations whose grace period has ended. Runs daily at 03:17 UTC.
+/// Deletes expired and old data, accounts and organizations whose grace period has ended, and organizations without members.
+/// Also fills in missing keys of email addresses and missing personal organizations. Runs daily at 03:17 UTC.
 #[derive(Serialize, Deserialize)]
 pub struct Housekeeping {}
 

@@ -54,8 +54,9 @@ impl Context {
     /// the membership again, because it may have changed since the job was enqueued.
     ///
     /// # Errors
-    /// Return the error from `run`: it cancels the job if the owner may not act in the organization now, and retries the job
-    /// if PostgreSQL does not answer.
+    /// Return the error from `run`. It cancels the job if the owner is not an active member with the permission, or if the
+    /// organization is suspended or scheduled for deletion. Otherwise, it retries the job, for example if PostgreSQL does not
+    /// answer.
     pub async fn org(&self, permission: Permission) -> JobResult<OrgAccess> {
         org_jobs::access(&self.state, &self.origin, permission).await.map_err(org_failure)
     }
@@ -73,8 +74,9 @@ impl Context {
     }
 }
 
-/// Converts an error of an operation in an organization to a failure. The failure cancels the job if its owner may not
-/// act in the organization now.
+/// Converts an error of an operation in an organization to a failure. The failure cancels the job if its owner is not an active
+/// member with the permission, or if the organization is suspended or scheduled for deletion. After any other error, the job is
+/// retried while attempts remain.
 fn org_failure(error: Error) -> Failure {
     match org_jobs::refusal(&error) {
         Some(reason) => Failure::discard(reason),

@@ -10,8 +10,9 @@ use crate::{
     services::job_relay::sweep,
 };
 
-/// Enqueues the jobs that remain in the table `job_outbox` because Redis was unavailable or a process crashed. Runs
-/// every minute.
+/// Enqueues the jobs that remain in the tables `job_outbox` and `outbox`: the jobs of commands, and the jobs that no process
+/// has enqueued because Redis was unavailable or a process crashed. Also deletes mails that are too old to be sent, and sets
+/// aside jobs that cannot be enqueued. Runs every minute.
 #[derive(Serialize, Deserialize)]
 pub struct RelayOutbox {}
 
@@ -31,7 +32,7 @@ impl Job for RelayOutbox {
     async fn run(self, ctx: Context) -> JobResult {
         match sweep(&ctx.state).await {
             Ok(jobs) => Ok(json!({ "jobs": jobs })),
-            // Cancels the job instead of retrying it or keeping it as failed, because the next run follows in a minute.
+            // Cancels the job instead of retrying it or keeping it as failed, because the next run follows within a minute.
             Err(error) => Err(Failure::discard(error.to_string())),
         }
     }

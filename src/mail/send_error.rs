@@ -11,8 +11,8 @@ pub enum SendError {
     /// extension that the mail needs. Callers do not try again.
     #[error("The mail cannot be delivered: {0}")]
     Refused(String),
-    /// The server does not answer, refuses the connection, refuses the mail temporarily, or refuses the settings. A later
-    /// attempt may succeed.
+    /// The server does not answer, refuses the connection, refuses the mail temporarily, or refuses or does not support the
+    /// settings. A later attempt may succeed.
     #[error("Mail server is unavailable")]
     Unavailable(#[source] BoxError),
     /// The mail cannot be formatted, or cannot be written to `MAIL_DIR`.

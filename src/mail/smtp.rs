@@ -35,7 +35,8 @@ use crate::{
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Timeout of [`Step::Content`]. Some servers scan the mail before they reply.
 const CONTENT_TIMEOUT: Duration = Duration::from_secs(40);
-/// Timeout of connecting to one IP address of the host. After the timeout, lettre tries the next address.
+/// Timeout of connecting to one IP address of the host. After the timeout, lettre tries the next address. All attempts together
+/// have [`STEP_TIMEOUT`].
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Timeout of QUIT, and of NOOP, which tests an idle connection.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,7 +71,7 @@ impl SmtpClient {
     /// Creates the client without connecting.
     ///
     /// # Errors
-    /// If the certificates of the operating system cannot be loaded.
+    /// If TLS cannot be set up, for example because the certificates of the operating system cannot be loaded.
     pub(super) fn new(server: &SmtpServer) -> anyhow::Result<Self> {
         let tls = TlsParameters::builder(server.host.clone());
         let tls = match server.tls {
@@ -210,7 +211,8 @@ async fn deliver(
 /// Returns the parameters of the MAIL command that the mail needs.
 ///
 /// # Errors
-/// If the server does not support a parameter.
+/// If the server does not support a parameter: [`SendError::Unavailable`] if the address in `MAIL_FROM` needs it, and
+/// [`SendError::Refused`] if only the recipient or the content needs it.
 fn mail_options(
     info: &ServerInfo,
     envelope: &Envelope,

@@ -5,7 +5,7 @@ use super::subject::{Caller, Class, Subject};
 
 /// The time in which an empty bucket becomes full.
 pub(super) const WINDOW: u64 = 60 * SECOND;
-/// Minimum time between two logged refusals of a subject.
+/// Minimum time between two logged refusals of a bucket.
 const LOG_INTERVAL: u64 = 60 * SECOND;
 const SECOND: u64 = 1_000_000_000;
 
@@ -33,11 +33,11 @@ pub struct Decision {
     pub remaining: u32,
     /// Seconds until the bucket is full or, if no request remains, until the next request is allowed. Rounded up, at least 1.
     pub reset_seconds: u64,
-    /// Whether to log the refusal: it is the first one of this subject in a minute.
+    /// Whether to log the refusal: no refusal of this bucket was logged in the last minute.
     pub is_reported: bool,
 }
 
-/// The bucket of a subject. A full bucket limits nothing, so the bucket of another subject can replace it.
+/// The bucket of a subject. A full bucket equals a new one, so the bucket of another subject can replace it without loss.
 #[derive(Clone, Copy)]
 pub(super) struct Bucket {
     pub(super) subject: Subject,

@@ -18,7 +18,8 @@ impl Hello {
     /// Sends HELLO to a server. Unlike ROLE and INFO, HELLO needs no permission, and servers answer it while they load data.
     ///
     /// # Errors
-    /// If the server does not answer.
+    /// If the connection fails, or the server does not answer in time. An error that the server sends is no error here: all
+    /// fields are false then.
     pub(super) async fn ask(connection: &mut MultiplexedConnection) -> RedisResult<Self> {
         let answer: RedisResult<HashMap<String, Value>> = redis::cmd("HELLO").query_async(connection).await;
         match answer {

@@ -94,8 +94,8 @@ impl RedisServers {
     /// the connection fail if they are not answered within `response_timeout`.
     ///
     /// # Errors
-    /// If the primary is not known or does not answer, or the thread that looks for the primary cannot be started. Also if
-    /// `REDIS_URL` does not fit the servers: then the message says how to correct `REDIS_URL`.
+    /// If the primary is not known, does not answer or is a replica by now, or if the thread that looks for the primary cannot
+    /// be started. Also if `REDIS_URL` does not fit the servers: then the message says how to correct `REDIS_URL`.
     pub async fn connect(
         &self,
         connect_timeout: Duration,
@@ -114,7 +114,7 @@ impl RedisServers {
     }
 
     /// Connects a thread without an async runtime to the last known primary. The time limit applies to connecting, not to
-    /// commands.
+    /// commands. If the connection fails, the thread that looks for the primary asks again at once.
     ///
     /// # Errors
     /// If the primary is not known or does not answer, or the thread that looks for it cannot be started.
@@ -158,8 +158,8 @@ impl RedisServers {
     /// Awaits an answer of a connection that was opened when [`Self::changes`] was `opened_at`.
     ///
     /// # Errors
-    /// If another server has become the primary since then, because the old primary may never answer. The error of `answer`
-    /// otherwise.
+    /// The error of `answer`. Also an error if the primary or its address changes before `answer` is ready, or has changed
+    /// since the connection was opened: the old primary may never answer.
     pub async fn before_change<T>(
         &self,
         opened_at: u64,
@@ -216,7 +216,8 @@ impl RedisServers {
     async fn ask(&self) -> RedisResult<(ConnectionAddr, u64)> {
         let mut found = self.0.found.subscribe();
         self.0.ask_now.notify_one();
-        // Longer than a pause of the thread and the next round of questions together.
+        // Longer than the minimum pause of the thread (50 ms) and the next round of questions together. A round takes at most
+        // `ask_timeout`, which is at least 33 ms: a third of the minimum of `REDIS_TIMEOUT_MS`.
         let _ = timeout(3 * self.0.ask_timeout, found.changed()).await;
         self.primary().ok_or_else(|| {
             let error = self.0.found.borrow().error.clone();

@@ -66,8 +66,9 @@ impl Node {
     /// Asks over the connection of the last question, or over a new one.
     ///
     /// # Errors
-    /// If there is no answer within `limit`, or the server answers with an error. If `REDIS_URL` is the cause, the message says
-    /// how to correct it.
+    /// If the server cannot be connected to, does not answer within `limit` or answers with an error. Also if a Sentinel
+    /// monitors no primary with the name, or no node of the cluster owns the slot. If `REDIS_URL` is the cause, the message
+    /// says how to correct it.
     pub(super) async fn ask(&mut self, question: &Question, limit: Duration) -> RedisResult<Answer> {
         // If the exchange fails or is late, no connection is kept, and the next question opens a new one.
         let kept = self.connection.take();

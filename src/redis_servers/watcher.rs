@@ -24,7 +24,8 @@ const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// Minimum pause between two rounds of questions, also after failed connections.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Starts the thread. It ends soon after all [`super::RedisServers`] are dropped.
+/// Starts the thread. It ends after all [`super::RedisServers`] are dropped, at the latest after one more round of questions
+/// and one more pause.
 ///
 /// # Errors
 /// If the system cannot start a thread, or the runtime of the thread cannot be created.
@@ -111,8 +112,8 @@ impl Inner {
 /// Returns the server that most voters name, or `None` without answers. In a tie, the present primary wins.
 ///
 /// During a partition of the network, some Sentinels or nodes do not know the last failover yet, so the majority decides.
-/// Replicas do not elect, so they have a vote only if no primary answers. A node that reports its id and is asked at two
-/// addresses has one vote.
+/// Replicas do not elect the primary, so they have a vote only if no primary answers. The same applies to a node that does not
+/// report its id. A node that reports its id and is asked at two addresses has one vote.
 fn elect(answers: &[Answer], present: Option<&Primary>) -> Option<Primary> {
     let has_electors = answers.iter().any(|answer| answer.elects);
     let votes = |id: &str| {

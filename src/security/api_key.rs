@@ -37,7 +37,7 @@ pub fn random() -> Result<String> {
     Ok(format!("{key}_{checksum}"))
 }
 
-/// Returns whether a text has the prefix of keys. No other credential of the product begins with it.
+/// Returns whether a text has the prefix of keys. No other token of the product begins with it.
 pub fn has_prefix(text: &str) -> bool {
     text.starts_with(PREFIX)
 }

@@ -201,7 +201,7 @@ impl HashPermit {
     /// Hashes a password in its [normalized form](normalize_password).
     ///
     /// # Errors
-    /// [`Error::Internal`] if bcrypt fails.
+    /// [`Error::Internal`] if bcrypt fails or panics.
     pub async fn hash(self, password: String) -> Result<String> {
         let cost = self.cost;
         self.run(move || bcrypt::hash(&*normalize_password(&password), cost).map_err(Error::internal)).await
@@ -215,7 +215,7 @@ impl HashPermit {
     /// `BCRYPT_COST` was lowered. How many forms are hashed depends on the password alone.
     ///
     /// # Errors
-    /// [`Error::Internal`] if bcrypt fails.
+    /// [`Error::Internal`] if bcrypt fails to compute a hash or panics. A malformed `hash` is no error.
     pub async fn verify(self, password: String, hash: Option<String>) -> Result<PasswordMatch> {
         let is_account = hash.is_some();
         // A well-formed hash that no known password matches.

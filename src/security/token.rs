@@ -51,8 +51,9 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Signs with `key`; verifies with `key` and `previous`, so that tokens stay valid after a key rotation. An expired
-    /// token is accepted for `leeway_seconds`, because the clocks of replicas may differ (RFC 7519 section 4.1.4).
+    /// Creates the issuer and verifier of tokens. It signs with `key` and verifies with `key` and `previous`, so that tokens
+    /// stay valid after a key rotation. An expired token is accepted for `leeway_seconds`, because the clocks of replicas may
+    /// differ (RFC 7519 section 4.1.4).
     pub fn new(key: &str, previous: Option<&str>, lifetime_minutes: u32, leeway_seconds: u64) -> Self {
         // jsonwebtoken refuses a token whose header names another algorithm than this one (RFC 8725 section 3.1).
         let mut validation = Validation::new(Algorithm::HS256);

@@ -91,7 +91,8 @@ enum InvitationAccepted {
 impl Links {
     /// Verifies an email address with the token of a link.
     ///
-    /// The token is valid once, for 24 hours. Fails with 400 `invalid_link`.
+    /// The token is valid once, for 24 hours. Fails with 400 `invalid_link` if the token is unknown, used or expired, if your
+    /// address has changed since the mail was sent, or if your account is deactivated.
     #[oai(path = "/verify-email", method = "post", operation_id = "verify_email")]
     async fn verify_email(
         &self,
@@ -104,8 +105,9 @@ impl Links {
 
     /// Sends a new link to verify an email address.
     ///
-    /// Same response for every address. A mail is sent only if a user has registered the address and has not verified it. Fails
-    /// with 429 `too_many_attempts` after too many requests from one network.
+    /// Same response for every address. A mail is sent only if an active user has registered the address and has not verified
+    /// it, and not after too many requests for the address. Fails with 429 `too_many_attempts` after too many requests from one
+    /// network.
     #[oai(path = "/verify-email/resend", method = "post", operation_id = "resend_verification")]
     async fn resend(&self, context: RequestContext, Body(body): Body<AddressIn>) -> Result<Accepted> {
         recovery::resend_verification(&self.0, &context, &body.email.0).await?;
@@ -114,8 +116,8 @@ impl Links {
 
     /// Sends a link to reset the password.
     ///
-    /// Same response whether or not the address is registered. Fails with 429 `too_many_attempts` after too many
-    /// requests from one network.
+    /// Same response whether or not the address is registered. A mail is sent only if an active user has the address, and not
+    /// after too many requests for the address. Fails with 429 `too_many_attempts` after too many requests from one network.
     #[oai(path = "/forgot-password", method = "post", operation_id = "forgot_password")]
     async fn forgot_password(
         &self,
@@ -128,10 +130,11 @@ impl Links {
 
     /// Sets a new password with the token of a link.
     ///
-    /// The token is valid once, for 30 minutes. Revokes all sessions of the user, marks the address as verified, and cancels a
-    /// scheduled deletion of the account. If the address was not verified before, also revokes the API keys of the user and the
-    /// open invitations that the user has sent. Fails with 400 `invalid_link`, and with 429 `too_many_attempts` after many
-    /// requests for one account.
+    /// The token is valid once, for 30 minutes. Revokes all sessions of the user and the open links to verify or change the
+    /// address or to set a password, marks the address as verified, and cancels a scheduled deletion of the account. If the
+    /// address was not verified before, also revokes the API keys of the user and the open invitations that the user has sent.
+    /// The user gets a mail. Fails with 400 `invalid_link` as `POST /auth/verify-email` does, and with 429 `too_many_attempts`
+    /// after many requests for one account.
     #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
     async fn reset_password(
         &self,
@@ -144,8 +147,10 @@ impl Links {
 
     /// Changes the email address with the token of a link.
     ///
-    /// The token is valid once, for 24 hours. Fails with 400 `invalid_link`, also if you have requested another address since.
-    /// Fails with 400 `email_taken` if another user has registered the address since.
+    /// The token is valid once, for 24 hours. Revokes the other open links to verify or change the address or to set a
+    /// password, and sends a notice to the old address. Fails with 400 `invalid_link` if the token is unknown, used or expired,
+    /// if you have since requested another address or the change was canceled, or if your account is deactivated. Fails with
+    /// 400 `email_taken` if another user has registered the address since.
     #[oai(path = "/confirm-email", method = "post", operation_id = "confirm_email")]
     async fn confirm_email(
         &self,
@@ -158,8 +163,8 @@ impl Links {
 
     /// Accepts an invitation with the token of its link, and sets the password.
     ///
-    /// The token is valid once, for 7 days. Fails with 400 `invalid_link`, and with 429 `too_many_attempts` after many
-    /// requests for one account.
+    /// The token is valid once, for 7 days. Marks the address as verified. Fails with 400 `invalid_link` as
+    /// `POST /auth/verify-email` does, and with 429 `too_many_attempts` after many requests for one account.
     #[oai(path = "/accept-invite", method = "post", operation_id = "accept_invite")]
     async fn accept_invite(
         &self,

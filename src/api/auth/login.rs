@@ -38,8 +38,8 @@ struct SecondFactorIn {
 impl Login {
     /// Signs in with email address and password.
     ///
-    /// With `delivery=cookie`, the new session replaces the session whose tokens the browser has in its cookies: the old session
-    /// is revoked.
+    /// A sign-in cancels a scheduled deletion of the account. With `delivery=cookie`, the new session replaces the session
+    /// whose tokens the browser has in its cookies: the old session is revoked.
     ///
     /// Fails with 403 `two_factor_required` if the password is correct and the user has a second factor: send the
     /// `challenge_token` of this response with a code to `POST /auth/login/two-factor`. Fails with 401 `bad_credentials`
@@ -81,10 +81,12 @@ impl Login {
 
     /// Completes the sign-in with a code of the second factor.
     ///
-    /// With `delivery=cookie`, the new session replaces an old session, as in `POST /auth/login`.
+    /// A sign-in cancels a scheduled deletion of the account. With `delivery=cookie`, the new session replaces an old session,
+    /// as in `POST /auth/login`.
     ///
-    /// Fails with 400 `invalid_code` for a wrong or used code, and for a challenge that is unknown or used, has expired, or has
-    /// no attempts left. Fails with 429 `too_many_attempts` after several failures.
+    /// Fails with 400 `invalid_code` for a wrong or used code, and for a challenge that is unknown or used, has expired, has no
+    /// attempts left, or belongs to an inactive user. Fails with 401 `bad_credentials` if the user was deactivated or the
+    /// password was set while the code was checked. Fails with 429 `too_many_attempts` after several failures.
     #[oai(path = "/login/two-factor", method = "post", operation_id = "login_two_factor")]
     async fn second_factor(
         &self,

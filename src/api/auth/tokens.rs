@@ -81,6 +81,9 @@ pub(super) enum Granted {
 }
 
 /// Returns the response with the tokens of a session: in its body or in cookies, according to `delivery`.
+///
+/// # Errors
+/// As [`cookies::set`], only for cookies.
 pub(super) fn deliver(
     grant: Grant,
     delivery: Delivery,
@@ -98,8 +101,7 @@ pub(super) fn deliver(
 /// sessions. Empty if the tokens are delivered in the body.
 ///
 /// # Errors
-/// [`ApiError::CrossSite`](crate::api::problem::ApiError::CrossSite) if the request for cookies is not from a trusted origin;
-/// [`Error::Unavailable`] if PostgreSQL does not answer.
+/// Those of [`cookies::refuse_cross_site`]; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn replaced_sessions(
     app: &App,
     request: &Request,

@@ -44,7 +44,7 @@ impl BodyBytes {
     /// # Errors
     /// [`ApiError::UnsupportedEncoding`]; [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`];
     /// [`ApiError::TooManyBodies`] if this process has reached its limit for bodies;
-    /// [`ApiError::MalformedBody`] if the client disconnects.
+    /// [`ApiError::MalformedBody`] if the client disconnects; [`Error::Internal`] if the body was read before.
     pub(super) async fn read(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Self> {
         refuse_encoded(request)?;
         let read = Self::collect(request, body, max_bytes, &BUFFERED_BODY_BYTES);

@@ -33,9 +33,9 @@ pub(in crate::api) struct StatusOut {
     /// The last error of a job that has not finished, or the reason why the job was discarded or canceled; else null.
     #[oai(nullable)]
     error: Option<String>,
-    /// The progress that the task has reported.
+    /// The progress that the running task has reported. Null if the job is not running.
     progress: Value,
-    /// Number of started attempts.
+    /// Number of started attempts. An attempt that a worker has postponed or given back to the queue does not count.
     attempts: u32,
     /// The name of the queue. Empty if only the state of the ended job is still stored.
     queue: String,

@@ -176,7 +176,8 @@ impl ApiKeys {
     /// Changes the name, the scopes or the expiry of an API key.
     ///
     /// Needs the permission `key:write`. Fails with 409 `key_ended` for a key that was revoked or has expired, and with 403
-    /// `role_too_high` if its creator has a higher role than you. `If-Match` compares all fields except `last_used_at`.
+    /// `role_too_high` if its creator has a higher role than you. Fails with 412 `precondition_failed` if the current `ETag` of
+    /// the key is not in `If-Match`, which compares all fields except `last_used_at`.
     #[oai(path = "/api-keys/:id", method = "patch", operation_id = "update_api_key")]
     async fn update(
         &self,

@@ -121,7 +121,8 @@ impl InvitationLinks {
 
     /// Accepts an invitation.
     ///
-    /// The token is valid once. Returns the organization. If you are a member already, your membership does not change.
+    /// The token is valid once. Returns the organization. If you are a member already, your membership does not change. The
+    /// inviter gets a mail.
     ///
     /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 403 `invitation_other_address` if your account
     /// has another email address. Fails with 403 `email_not_verified` if your address is not verified and the link was sent by
@@ -154,8 +155,9 @@ impl InvitationLinks {
     ///
     /// If the link was sent by mail, the address counts as verified. A link that was sent by mail also takes over an active
     /// account that has the address, but has not verified it. The password and the name of this account are replaced, and its
-    /// sessions, its API keys and the open invitations that it has sent are revoked. Returns the organization. Sign in with
-    /// `POST /auth/login` next.
+    /// sessions, its API keys, the open links to verify or change its address or to set its password, and the open invitations
+    /// that it has sent are revoked. A mail reports this to the address. The inviter gets a mail, too. Returns the
+    /// organization. Sign in with `POST /auth/login` next.
     ///
     /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 400 `email_taken` if the address has an account
     /// that the invitation does not take over: sign in to this account and accept the invitation. Fails with 409

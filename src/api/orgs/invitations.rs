@@ -246,7 +246,8 @@ impl Invitations {
 
     /// Revokes an invitation.
     ///
-    /// Needs the permission `member:write`. Fails with 409 `conflict` if the invitation was accepted or declined.
+    /// Needs the permission `member:write`. Does nothing if the invitation is already revoked. Fails with 409 `conflict` if the
+    /// invitation was accepted or declined.
     #[oai(path = "/invitations/:invitation", method = "delete", operation_id = "revoke_invitation")]
     async fn revoke(
         &self,

@@ -102,10 +102,10 @@ impl MyInvitations {
 
     /// Accepts an invitation to your verified email address.
     ///
-    /// Returns the organization. If you are a member already, your membership does not change. Fails with 400
-    /// `invitation_invalid` or `invitation_expired`, and with 404 `not_found` if you have no verified address or the invitation
-    /// is not to this address. Fails with 409 `seat_limit_reached` if the organization has as many members as it may, and with
-    /// 409 `membership_limit_reached` if you are a member of too many organizations.
+    /// Returns the organization. If you are a member already, your membership does not change. The inviter gets a mail. Fails
+    /// with 400 `invitation_invalid` or `invitation_expired`, and with 404 `not_found` if you have no verified address or the
+    /// invitation is not to this address. Fails with 409 `seat_limit_reached` if the organization has as many members as it
+    /// may, and with 409 `membership_limit_reached` if you are a member of too many organizations.
     #[oai(path = "/:invitation/accept", method = "post", operation_id = "accept_my_invitation")]
     async fn accept(
         &self,

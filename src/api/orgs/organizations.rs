@@ -117,8 +117,9 @@ enum OrgDeletionScheduled {
 impl MyOrgs {
     /// Returns your organizations.
     ///
-    /// Your personal organization comes first. The others are sorted by name. Each organization has your role and your
-    /// permissions, so a front end needs only one request.
+    /// Your personal organization comes first. With the setting `PERSONAL_ORGANIZATIONS`, the request creates it if it is
+    /// missing. The others are sorted by name. Each organization has your role and your permissions, so a front end needs only
+    /// one request.
     #[oai(path = "/orgs", method = "get", operation_id = "list_orgs")]
     async fn list(
         &self,
@@ -202,9 +203,10 @@ impl Orgs {
 
     /// Makes another member the owner.
     ///
-    /// You become an admin of the organization, and both of you get a mail. A personal organization is then no longer
-    /// personal. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 422 if the user is not an
-    /// active member, and with 429 `too_many_attempts` after several failures.
+    /// You become an admin of the organization, and both of you get a mail. A personal organization is then no longer personal.
+    /// Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, and with 429 `too_many_attempts` after several
+    /// failures or mails. Fails with 422 if a required code is missing, or if the user is not an active member or is the owner
+    /// already.
     #[oai(path = "/transfer", method = "post", operation_id = "transfer_org")]
     async fn transfer(
         &self,
@@ -221,8 +223,9 @@ impl Orgs {
     ///
     /// From then on, all operations in the organization except `POST /orgs/{org}/restore` fail with 403 `org_deleting`. The
     /// organization is erased after a grace period, unless you restore it before. You and the active admins of the organization
-    /// get a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 409 `personal_org` for a personal
-    /// organization, and with 429 `too_many_attempts` after several failures.
+    /// get a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 409 `personal_org` for a
+    /// personal organization, with 422 if a required code is missing, and with 429 `too_many_attempts` after several failures
+    /// or mails.
     #[oai(path = "/deletion", method = "post", operation_id = "delete_org")]
     async fn delete(
         &self,

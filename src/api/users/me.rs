@@ -194,8 +194,9 @@ impl Me {
 
     /// Changes your password.
     ///
-    /// Revokes your other sessions. Fails with 400 `wrong_password` if the current password is wrong, and with 429
-    /// `too_many_attempts` after several failures.
+    /// Revokes your other sessions and the links to reset the password or to change the email address, and sends you a mail.
+    /// Fails with 400 `wrong_password` if the current password is wrong, and with 429 `too_many_attempts` after several
+    /// failures or mails.
     #[oai(path = "/password", method = "post", operation_id = "change_password")]
     async fn password(
         &self,
@@ -209,7 +210,8 @@ impl Me {
     /// Requests a change of your email address.
     ///
     /// Sends a link to the new address and a notice to the old one. Same response whether or not the new address is
-    /// registered. Fails with 400 `wrong_password`, and with 429 `too_many_attempts` after several failures or mails.
+    /// registered. Fails with 400 `wrong_password`, with 422 if the new address is your address already, and with 429
+    /// `too_many_attempts` after several failures or mails.
     #[oai(path = "/email", method = "post", operation_id = "change_email")]
     async fn email(
         &self,
@@ -222,10 +224,11 @@ impl Me {
 
     /// Schedules the deletion of your account.
     ///
-    /// Revokes all your sessions and purges your jobs now. The account is erased after a grace period, unless you sign in
-    /// or reset the password before. Fails with 400 `wrong_password`, with 409 `last_admin` if you are the last active
-    /// admin, with 409 `last_owner` if you own an organization with other members, and with 429 `too_many_attempts` after
-    /// several failures.
+    /// Revokes all your sessions and the open links to verify or change the address or to set a password, purges your jobs, and
+    /// sends you a mail. The account is erased after a grace period, unless you sign in or reset the password before. Fails
+    /// with 400 `wrong_password`, and with 409 `last_admin` if you are the last active admin. Fails with 409 `last_owner` if
+    /// you own an organization that has other members and is not scheduled for deletion. Fails with 429 `too_many_attempts`
+    /// after several failures or mails.
     #[oai(path = "/deletion", method = "post", operation_id = "request_deletion")]
     async fn request_deletion(
         &self,
@@ -273,7 +276,8 @@ impl Me {
 
     /// Revokes one of your sessions.
     ///
-    /// The device of this session has to sign in again. The current session can be revoked, too.
+    /// The device of this session has to sign in again. The current session can be revoked, too. Fails with 404 `not_found` if
+    /// you have no such session, or if it was revoked already.
     #[oai(path = "/sessions/:id", method = "delete", operation_id = "end_session")]
     async fn end_session(
         &self,

@@ -126,9 +126,9 @@ impl TwoFactor {
 
     /// Turns two-factor authentication on and returns recovery codes.
     ///
-    /// Revokes your other sessions. Fails with 400 `invalid_code`, and with 429 `too_many_attempts` after several failures.
-    /// Fails with 409 `conflict` if two-factor authentication is already on, or if you have not created a secret
-    /// with `POST /users/me/two-factor`.
+    /// Revokes your other sessions, and sends you a mail. Fails with 400 `invalid_code`, and with 429 `too_many_attempts` after
+    /// several failures. Fails with 409 `conflict` if two-factor authentication is already on, or if you have not created a
+    /// secret with `POST /users/me/two-factor`.
     #[oai(path = "/confirm", method = "post", operation_id = "confirm_two_factor")]
     async fn confirm(
         &self,
@@ -141,7 +141,8 @@ impl TwoFactor {
 
     /// Turns two-factor authentication off.
     ///
-    /// Fails with 400 `wrong_password` or `invalid_code`, and with 429 `too_many_attempts` after several failures.
+    /// Deletes the recovery codes, and sends you a mail. Fails with 400 `wrong_password`, with 400 `invalid_code` if the code
+    /// is wrong or used or if two-factor authentication is off, and with 429 `too_many_attempts` after several failures.
     #[oai(path = "/disable", method = "post", operation_id = "turn_off_two_factor")]
     async fn turn_off(
         &self,
@@ -164,7 +165,8 @@ impl TwoFactor {
 
     /// Replaces the recovery codes. The old codes become invalid.
     ///
-    /// Fails with 400 `invalid_code`, and with 429 `too_many_attempts` after several failures.
+    /// Fails with 400 `invalid_code` if the code is wrong or used or if two-factor authentication is off, and with 429
+    /// `too_many_attempts` after several failures.
     #[oai(path = "/recovery-codes", method = "post", operation_id = "replace_recovery_codes")]
     async fn replace(
         &self,

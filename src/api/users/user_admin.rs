@@ -198,8 +198,9 @@ impl UserAdmin {
 
     /// Creates a user and sends an invitation.
     ///
-    /// The invitation has a link to set a password. The link is valid for 7 days. Fails with 400 `email_taken` if the
-    /// address is registered, and with 429 `too_many_attempts` after many invitations to one mailbox.
+    /// The invitation has a link to set a password. The link is valid for 7 days. If the new user is an admin, the other active
+    /// admins with a verified address get a mail. Fails with 400 `email_taken` if the address is registered, and with 429
+    /// `too_many_attempts` after many invitations to one mailbox.
     #[oai(path = "/", method = "post", operation_id = "invite_user")]
     async fn invite(
         &self,
@@ -251,9 +252,9 @@ impl UserAdmin {
 
     /// Erases a user at once.
     ///
-    /// This cannot be undone. The organizations in which the user is the only member are scheduled for erasure. Fails with 409
-    /// `last_admin` if the user is the last active admin, and with 409 `last_owner` if the user owns an organization with other
-    /// members.
+    /// This cannot be undone. The user gets a mail. The organizations in which the user is the only member are scheduled for
+    /// erasure. Fails with 409 `last_admin` if the user is the last active admin, and with 409 `last_owner` if the user owns an
+    /// organization that has other members and is not scheduled for deletion.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
     async fn delete(&self, Admin(actor): Admin, id: Path<i64>) -> Result<UserErased> {
         user_admin::delete(&self.0, &actor, id.0).await?;
@@ -286,8 +287,8 @@ impl UserAdmin {
 
     /// Turns off two-factor authentication of a user, and revokes all sessions of the user.
     ///
-    /// For a user who has lost the authenticator and the recovery codes. Fails with 404 `not_found` if two-factor
-    /// authentication of the user is off.
+    /// For a user who has lost the authenticator and the recovery codes. The user gets a mail. Fails with 404 `not_found` if
+    /// two-factor authentication of the user is off.
     #[oai(path = "/:id/two-factor", method = "delete", operation_id = "remove_user_two_factor")]
     async fn remove_two_factor(&self, Admin(actor): Admin, id: Path<i64>) -> Result<TwoFactorDisabled> {
         user_admin::remove_second_factor(&self.0, &actor, id.0).await?;

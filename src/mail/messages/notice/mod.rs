@@ -37,7 +37,7 @@ pub enum Notice {
     AccountDeleted,
     /// The recipient is an admin now.
     AdminRoleGranted,
-    /// Sent to the other admins: a user became an admin, or was invited as an admin.
+    /// Sent to the other active admins with a verified address: a user became an admin, or was invited as an admin.
     AdminAdded {
         email: String,
         /// The address of the admin who has made the change. `None` if the operator of the server has made it by a
