@@ -35,8 +35,8 @@ use crate::{
 /// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together. The parameter
 /// `connect_timeout` replaces this limit, except for the requests that cancel a statement.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). It is short, so that a
-/// request has time for the third server if two do not answer.
+/// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). It is short, so that with
+/// the default of `DATABASE_TIMEOUT_MS`, a request has time for the third server if two do not answer.
 const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(300);
 /// Time limit for looking up the host name if there is only one server.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -285,9 +285,9 @@ impl fmt::Display for Address {
     }
 }
 
-/// Returns whether the next way to connect, with TLS instead of plain text or the reverse, may work after this error: the
-/// error has no SQLSTATE, as after a failed handshake, or the server refused the login (SQLSTATE class 28). Other errors with a
-/// SQLSTATE, such as those of a server that is restarting or full, would occur with both ways.
+/// Returns whether the next way to connect, with TLS instead of plain text or the reverse, may work after this error: it is an
+/// error of tokio-postgres without a SQLSTATE, as after a failed handshake, or the server refused the login (SQLSTATE class
+/// 28). Other errors with a SQLSTATE, such as those of a server that is restarting or full, would occur with both ways.
 fn is_about_encryption(error: &BoxError) -> bool {
     let code = error.downcast_ref::<tokio_postgres::Error>().map(|error| error.code());
     code.is_some_and(|code| code.is_none_or(|code| code.code().starts_with("28")))

@@ -54,7 +54,7 @@ impl ConnectionBudget {
     /// Reads the limits from the server. `pool_size` is `DATABASE_POOL_SIZE`.
     ///
     /// # Errors
-    /// If the server does not answer.
+    /// If the query fails, for example because the server does not answer.
     pub async fn read(mut conn: &AsyncPgConnection, pool_size: u32) -> QueryResult<Self> {
         let limits = diesel::sql_query(LIMITS).load::<Limit>(&mut conn).await?;
         let free = |limit: &Limit| limit.usable - limit.used + 1;

@@ -66,7 +66,7 @@ pub(super) fn is_read_only(error: &Error) -> bool {
     is_refused_by_us || has_code(error, READ_ONLY_SQLSTATES)
 }
 
-/// Returns whether the prepared statement is stale, so that the same statement can succeed on another connection.
+/// Returns whether the prepared statement may be stale, so that the same statement can succeed on another connection.
 pub(super) fn is_stale_statement(error: &Error) -> bool {
     has_code(error, STALE_STATEMENT_SQLSTATES)
 }

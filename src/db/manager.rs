@@ -27,7 +27,8 @@ struct HealthTimes {
     useless_until: Option<Instant>,
     /// Connections whose last answer was at this time or earlier may be useless, so they are tested before they are used.
     doubtful_until: Option<Instant>,
-    /// When a tested connection did not answer. `None` if another connection has answered a test or was used since.
+    /// When a tested connection did not answer. Reset to `None` when another connection answers a test, when work that began
+    /// later does not finish, and when a second connection does not answer.
     silent_at: Option<Instant>,
 }
 

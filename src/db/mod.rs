@@ -54,7 +54,8 @@ use connect::Target;
 use error::{Conflicts, ReadOnlyServer, ends_connection, is_read_only, is_stale_statement};
 use manager::{Manager, ServerHealth};
 
-/// Time after which the server cancels a statement of a transaction.
+/// Time after which the server cancels a statement of a transaction. The server then also ends a statement that the process
+/// cannot cancel any more, for example because the process was killed.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// An idle connection is closed after this time, so that the server has room for other processes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -81,7 +82,8 @@ impl Db {
     /// Creates the pool; the first query connects.
     ///
     /// # Errors
-    /// If the settings name no database or are invalid, or a file that they name cannot be read.
+    /// If the settings name no database or are invalid, a file that they name cannot be read or is invalid, or a root certificate
+    /// is needed and none is found.
     pub fn new(database: &Database, settings: &DatabasePool) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
         let last_error = LastError::default();
@@ -130,7 +132,8 @@ impl Db {
     /// not have an effect outside the transaction.
     ///
     /// # Errors
-    /// As [`Db::run`]. If the answer to COMMIT is lost, the transaction may be committed.
+    /// As [`Db::run`]; [`Error::Unavailable`] or [`Error::Internal`] also if BEGIN or COMMIT fails. If the answer to COMMIT is
+    /// lost, the transaction may be committed.
     pub async fn transaction<T>(
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
@@ -138,7 +141,7 @@ impl Db {
         self.transaction_for(self.timeout, work).await
     }
 
-    /// Like [`Db::transaction`], but with another timeout.
+    /// Like [`Db::transaction`], but with another timeout for `work`, as in [`Db::run_for`].
     ///
     /// # Errors
     /// As [`Db::transaction`].
@@ -218,7 +221,7 @@ impl Db {
     ///
     /// # Errors
     /// As [`Db::run`]; [`Error::Unavailable`] also if the server is a standby or read-only. The pool then discards all
-    /// connections that were opened before this call.
+    /// connections that were opened before this check.
     pub async fn run_on_primary<T>(
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,

@@ -46,8 +46,8 @@ pub struct OrgTx<'a> {
 }
 
 impl<'a> OrgTx<'a> {
-    /// Returns the transaction, for an audit entry or a job. The role `saas_tenant` may insert into the tables `audit_log` and
-    /// `job_outbox`, but not read them.
+    /// Returns the transaction, for an audit entry, a job or a stored answer. The role `saas_tenant` may insert into the tables
+    /// `audit_log`, `job_outbox` and `idempotency_keys`, but not read them.
     pub fn tx(&self) -> &'a Tx<'a> {
         self.tx
     }
@@ -67,7 +67,8 @@ impl Db {
     /// behind `scope` was read up to `IDENTITY_CACHE_MS` ago.
     ///
     /// # Errors
-    /// As [`Db::run`].
+    /// As [`Db::run`]; [`Error::Unavailable`](crate::error::Error::Unavailable) or
+    /// [`Error::Internal`](crate::error::Error::Internal) also if the role cannot be set, or BEGIN or COMMIT fails.
     pub async fn in_org<T>(
         &self,
         scope: &OrgScope,
@@ -94,11 +95,11 @@ pub async fn enter_org<T>(
 }
 
 /// Makes the rows of an organization visible to the role of the product until the end of the transaction, without a check of a
-/// membership. If this role owns the tables, it sees all rows in any case, and the call changes nothing. For jobs that no
-/// member has enqueued: the erasure of organizations, and the deletion of old rows.
+/// membership. If this role owns the tables or bypasses row-level security, it sees all rows in any case. For jobs that no member
+/// has enqueued: the erasure of organizations, and the deletion of rows of `org_jobs` that are older than 30 days.
 ///
 /// # Errors
-/// If PostgreSQL does not answer.
+/// If the query fails, for example because PostgreSQL does not answer.
 pub async fn show_org(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<()> {
     conn.batch_execute(&set_org(org_id)).await
 }

@@ -59,7 +59,7 @@ where
 /// is open, because a pooler or a proxy may switch to another server.
 ///
 /// # Errors
-/// If PostgreSQL does not answer.
+/// If the query fails, for example because PostgreSQL does not answer.
 pub async fn accepts_writes(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
     let is_read_only = diesel::select(sql::<Text>("current_setting('transaction_read_only')"));
     Ok(is_read_only.get_result::<String>(&mut conn).await? == "off")

@@ -61,7 +61,8 @@ pub struct ConnectFailure {
 /// connection or is starting, waits up to 5 seconds.
 ///
 /// # Errors
-/// If the settings are invalid, a file that they name cannot be read, or the encoding of the database is not UTF-8.
+/// If the settings are invalid, a file that they name cannot be read or is invalid, a root certificate is needed and none is
+/// found, or the encoding of the database is not UTF-8.
 /// [`ConnectFailure`] if the server cannot be reached, refuses the login, has no free connection, is still starting or is of
 /// another kind than `target_session_attrs`, or if its encoding cannot be read.
 pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
@@ -82,11 +83,11 @@ pub async fn try_connect(settings: &Database) -> anyhow::Result<AsyncPgConnectio
 /// server of [`connect`].
 ///
 /// A pooler in transaction mode may run each transaction in another session. A lock of a session would then protect nothing,
-/// and the pooled session would keep it. So connections through poolers are refused. They are recognized because poolers do
-/// not pass on the parameter `saas.session`.
+/// and the pooled session would keep it. So connections through poolers are refused. They are recognized because poolers refuse
+/// the parameter `saas.session`, or do not pass it on.
 ///
 /// # Errors
-/// As [`connect`], and if the connection leads through a pooler.
+/// As [`connect`]; also if the connection leads through a pooler, or the query for the parameter fails.
 pub async fn connect_directly(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let names = settings.direct_setting_names();
     let plain = settings.direct_options()?;

@@ -58,7 +58,7 @@ struct Row {
 /// connection must not be in a transaction.
 ///
 /// # Errors
-/// If PostgreSQL does not answer.
+/// If a query fails, for example because PostgreSQL does not answer.
 pub async fn tenant_role_problems(mut conn: &AsyncPgConnection) -> QueryResult<Vec<String>> {
     let unusable = rows(conn, UNUSABLE).await?;
     if !unusable.is_empty() {

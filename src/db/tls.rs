@@ -24,7 +24,8 @@ const ALPN_PROTOCOL: &[u8] = b"postgresql";
 /// `allow` and `prefer` do not use plain text.
 ///
 /// # Errors
-/// If a certificate or key is needed and cannot be read or is invalid, or if a root certificate is needed and none is found.
+/// If a needed certificate or key cannot be read or is invalid, the certificate and the key of the client do not belong together,
+/// or a root certificate is needed and none is found.
 pub(super) fn attempts(options: &TlsOptions, tls_only: bool) -> anyhow::Result<Vec<Option<Encrypted>>> {
     let tls = || connector(options).map(Some);
     Ok(match options.mode {

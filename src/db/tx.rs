@@ -63,8 +63,8 @@ impl<'a> Tx<'a> {
         self.effects.inactive_users.lock().unwrap_or_else(PoisonError::into_inner).push(user_id);
     }
 
-    /// Records that this transaction changes neither the permissions of a user nor the validity of a session. Without
-    /// this call, the commit invalidates the cached identities of this process.
+    /// Records that this transaction changes neither the permissions of a user or an API key, nor the validity of a session or a
+    /// key. Without this call, the commit invalidates the cached identities of this process.
     pub fn set_identities_unchanged(&self) {
         self.effects.identities_unchanged.store(true, Ordering::Relaxed);
     }
@@ -94,8 +94,8 @@ impl Effects {
         self.committing.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the transaction may have changed the permissions of a user or the validity of a session. Returns true
-    /// also if the answer to COMMIT was lost.
+    /// Returns whether the transaction may have changed the permissions of a user or an API key, or the validity of a session
+    /// or a key. Returns true also if the answer to COMMIT was lost.
     pub fn may_change_identities(&self) -> bool {
         self.committing.load(Ordering::Relaxed) && !self.identities_unchanged.load(Ordering::Relaxed)
     }

@@ -146,7 +146,7 @@ impl Invitation {
     }
 
     /// Returns the open invitation of an organization to an address: neither accepted, declined nor revoked. It may be
-    /// expired.
+    /// expired or void.
     pub async fn find_open(
         mut conn: &AsyncPgConnection,
         org_id: i64,

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Maximum number of admins whose passwords a server verifies when it starts. If there are more admins, the server verifies
-/// only the newest passwords.
+/// only the newest passwords, because each verification costs a bcrypt hash and delays the start.
 pub const MAX_ADMINS_AT_START: u32 = 20;
 /// Time to live of a cached result: whether a password hash is a hash of the default password. The result never changes,
 /// because a new password has another hash.
@@ -110,9 +110,10 @@ pub struct Replaced {
     pub is_active: bool,
 }
 
-/// Sets the password of an admin, and revokes all sessions, links and login challenges of the admin. The admin gets a mail.
-/// With `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this from the command
-/// line. The caller must have checked that the password is allowed.
+/// Sets the password of an admin, and revokes all sessions, links and login challenges of the admin. Also cancels a pending
+/// change of the address, and resets the count of wrong codes of the second factor. The admin gets a mail. With
+/// `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this from the command line.
+/// The caller must have checked that the password is allowed.
 ///
 /// # Errors
 /// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer or too many passwords

@@ -96,12 +96,13 @@ async fn create(
     notify_others(tx, &user, None).await
 }
 
-/// Makes the user with this address an admin. The operator of the server calls this from the command line. Returns
-/// false if the user is already an admin.
+/// Makes the user with this address an admin. Revokes the sessions, links and login challenges of the user, cancels a pending
+/// change of the address, and notifies the user and the other admins. The operator of the server calls this from the command
+/// line. Changes nothing and returns false if the user is already an admin.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the address is not registered; [`Error::UserNotVerified`]; [`Error::Inactive`] if the user is
-/// deactivated; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if the address is not registered; [`Error::Inactive`] if the user is deactivated;
+/// [`Error::UserNotVerified`] if the user has not verified the address; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn promote(conn: &mut AsyncPgConnection, email: &str) -> Result<bool> {
     let lookup = EmailLookup::new(email);
     let (context, effects) = (RequestContext::default(), Effects::default());
@@ -131,11 +132,11 @@ pub(super) fn grants_rights(before: &User, changes: &UserChanges<'_>) -> bool {
 }
 
 /// Applies changes that give a locked user the rights of an admin. Revokes the sessions, links and login challenges of the
-/// user. Notifies the user and the other admins. `by` is the address of the admin who makes the change, or `None` for the
-/// operator of the server.
+/// user, and cancels a pending change of the address. Notifies the user and the other admins. `by` is the address of the admin
+/// who makes the change, or `None` for the operator of the server.
 ///
 /// # Errors
-/// [`Error::UserNotVerified`] if the address of the user is not verified.
+/// [`Error::UserNotVerified`] if the address of the user is not verified; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn grant(
     tx: &Tx<'_>,
     before: &User,

@@ -37,8 +37,8 @@ pub(super) fn date_in_words(date: DateTime<Utc>) -> String {
     date.format("%-d %B %Y").to_string()
 }
 
-/// Sends the notices about keys that expire within `NOTICE_DAYS`, once for each expiry. Leaves out keys that have a lifetime of
-/// at most `NOTICE_DAYS`. Returns the number of announced keys.
+/// Sends the notices about keys that expire within seven days, once for each expiry. Leaves out keys that have a lifetime of at
+/// most seven days. Returns the number of announced keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

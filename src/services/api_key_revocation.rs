@@ -31,8 +31,9 @@ pub struct Leaked {
 }
 
 /// Revokes the keys of which `texts` contains the current secret. For the secret from before the last rotation, revokes only
-/// that secret. The creator of each key and the owner of its organization get a mail. Leaves out a user who is suspended in the
-/// organization or no longer a member, and a user who is deactivated or scheduled for deletion.
+/// that secret. The creator of each key and the owner of its organization get a mail, unless they are suspended in the
+/// organization, no longer members, deactivated or scheduled for deletion. Writes an audit entry and logs a security event for
+/// each key.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -51,8 +52,8 @@ pub async fn report_leaks(app: &App, context: &RequestContext, texts: &[String])
     Ok(())
 }
 
-/// Revokes one key or its previous secret by the text of the secret, with the same mail as [`report_leaks`]. For the command
-/// `revoke-key`. Returns `None` if the text is not a valid secret of a key.
+/// Revokes one key or its previous secret by the text of the secret, with the same mail and audit entry as [`report_leaks`]. For
+/// the command `revoke-key`. Returns `None` if the text is not a valid secret of a key.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -65,7 +66,7 @@ pub async fn revoke_by_text(conn: &mut AsyncPgConnection, text: &str) -> Result<
     .await
 }
 
-/// Revokes a key by its id, with the same mail as [`report_leaks`]. For the command `revoke-key`. Returns
+/// Revokes a key by its id, with the same mail and audit entry as [`report_leaks`]. For the command `revoke-key`. Returns
 /// `None` if the key is already expired or revoked.
 ///
 /// # Errors

@@ -55,7 +55,8 @@ pub async fn flush_last(app: &App) {
     }
 }
 
-/// Writes the pending uses. A use stays pending if another transaction has locked the row of the key, and after an error.
+/// Writes the pending uses. A use stays pending after an error, and if another transaction has locked or changed the
+/// row of the key.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

@@ -152,9 +152,9 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
 /// Changes the name, the scopes and the expiry of a key.
 ///
 /// # Errors
-/// [`Error::Invalid`] for the name or the scopes; [`Error::NotFound`]; [`Error::KeyEnded`]; [`Error::RoleTooHigh`] if the role
-/// of the key's creator is above the role of the actor; [`Error::PreconditionFailed`]; those of [`org_access::lock`] and
-/// [`change`].
+/// [`Error::Invalid`] for the name or the scopes; [`Error::NotFound`] if the organization has no such key; [`Error::KeyEnded`] if
+/// the key is revoked or expired; [`Error::RoleTooHigh`] if the role of the key's creator is above the role of the actor;
+/// [`Error::PreconditionFailed`] if the key does not meet `condition`; those of [`org_access::lock`] and [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,
@@ -196,7 +196,7 @@ pub async fn update(
 /// lifetime again, counted from now.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::KeyEnded`]; [`Error::RoleTooHigh`] as for [`update`]; those of [`org_access::lock`] and
+/// [`Error::NotFound`], [`Error::KeyEnded`] and [`Error::RoleTooHigh`] as for [`update`]; those of [`org_access::lock`] and
 /// [`change`].
 pub async fn rotate(
     app: &App,
@@ -235,7 +235,7 @@ pub async fn rotate(
 /// Revokes a key. Does nothing if the key is already revoked.
 ///
 /// # Errors
-/// [`Error::NotFound`]; those of [`org_access::lock`] and [`change`].
+/// [`Error::NotFound`] if the organization has no such key; those of [`org_access::lock`] and [`change`].
 pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, _| {
         let org = org_access::lock_shared(tx, access).await?.org;

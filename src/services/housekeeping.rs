@@ -63,16 +63,21 @@ pub struct DeletedRows {
     pub org_jobs: usize,
 }
 
-/// Deletes accounts and organizations whose grace period is over, organizations without members, and expired sessions, tokens
-/// and stored answers. Also deletes invitations that expired over 30 days ago, API keys that expired or were revoked over 90 days
-/// ago, audit trail entries older than `AUDIT_RETENTION_DAYS`, and jobs older than 30 days from the job lists of organizations.
-/// Then fills in missing [keys of addresses](email_keys) and, if
-/// `PERSONAL_ORGANIZATIONS` is on, missing [personal organizations](personal_orgs).
+/// Deletes accounts and organizations whose grace period is over, organizations without members, and expired tokens of links,
+/// login challenges and stored answers. Also deletes these rows:
+///
+/// - sessions whose maximum lifetime ended more than a day ago, and refresh tokens older than 30 days;
+/// - invitations that expired more than 30 days ago, and API keys that expired or were revoked more than 90 days ago;
+/// - audit trail entries older than `AUDIT_RETENTION_DAYS`;
+/// - jobs older than 30 days in the job lists of organizations.
+///
+/// Then fills in missing [keys of addresses](email_keys) and, if `PERSONAL_ORGANIZATIONS` is on, missing
+/// [personal organizations](personal_orgs).
 ///
 /// # Errors
-/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer; and those of
-/// [`email_keys::fill_batch`]. Rows that were deleted
-/// before the error stay deleted. An account or organization that cannot be deleted is logged and skipped.
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer;
+/// [`Error::EmailTaken`](crate::error::Error::EmailTaken) as for [`email_keys::fill_batch`]. Rows that were deleted before the
+/// error stay deleted. An account or organization that cannot be deleted is logged and skipped.
 pub async fn run(app: &App) -> Result<DeletedRows> {
     let (db, days) = (&app.db, app.config.auth.audit_retention_days);
     // Deletes tokens first, because deleting a session would cascade to all of its tokens in one statement.

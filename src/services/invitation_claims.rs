@@ -61,13 +61,13 @@ pub async fn list(
     app.db.run(async |conn| Ok(InvitationDetails::load(conn, &filter).await?)).await
 }
 
-/// Accepts an invitation and makes the actor a member. If the actor is already a member, the membership does not
-/// change.
+/// Accepts an invitation, makes the actor a member, and notifies the inviter by mail. If the actor is already a member, the
+/// membership does not change.
 ///
 /// # Errors
-/// [`Error::InvitationInvalid`]; [`Error::NotFound`] if no invitation to the actor has the given id;
-/// [`Error::InvitationExpired`]; [`Error::InvitationOtherAddress`]; [`Error::EmailNotVerified`]; [`Error::SeatLimit`];
-/// [`Error::MembershipLimit`]; and those of [`change`].
+/// [`Error::InvitationInvalid`]; [`Error::NotFound`] if no invitation to the verified address of the actor has the given id;
+/// [`Error::InvitationExpired`]; [`Error::InvitationOtherAddress`]; [`Error::EmailNotVerified`] if the actor has not verified the
+/// address, unless the inviter received the link; [`Error::SeatLimit`]; [`Error::MembershipLimit`]; and those of [`change`].
 pub async fn accept(app: &App, actor: &Actor, claim: Claim<'_>) -> Result<MyOrganization> {
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor();
@@ -78,10 +78,10 @@ pub async fn accept(app: &App, actor: &Actor, claim: Claim<'_>) -> Result<MyOrga
     .await
 }
 
-/// Declines an invitation to the actor, by its id.
+/// Declines an invitation to the actor, by its id, and notifies the inviter by mail.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; and those of [`change`].
+/// [`Error::NotFound`] as for [`accept`]; [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; and those of [`change`].
 pub async fn decline(app: &App, actor: &Actor, id: i64) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, locked| {
         tx.set_identities_unchanged();

@@ -66,7 +66,7 @@ pub async fn preview(app: &App, token: &str) -> Result<Preview> {
     Ok(Preview { details, can_register })
 }
 
-/// Declines an invitation by the token of its link. Needs no account.
+/// Declines an invitation by the token of its link, and notifies the inviter by mail. Needs no account.
 ///
 /// # Errors
 /// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -80,9 +80,12 @@ pub async fn decline(app: &App, context: &RequestContext, token: &str) -> Result
     .await
 }
 
-/// Creates an account with the invited address, and makes the account a member. If an unverified account has the address, and
-/// only a mail contained the token, replaces the password and the name of this account. Also revokes its sessions, links and
-/// API keys, and the invitations that it has sent.
+/// Creates an account with the invited address, and makes the account a member. A new account gets a personal organization if
+/// `PERSONAL_ORGANIZATIONS` is on, and a link to verify its address if the token does not verify it. The inviter gets a mail.
+///
+/// If an unverified account has the address, and only a mail contained the token, takes this account over instead: replaces the
+/// password and the name, marks the address as verified, and cancels a scheduled deletion of the account. Also revokes its
+/// sessions, links, login challenges and API keys, and the invitations that it has sent, and notifies the account by mail.
 ///
 /// # Errors
 /// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::EmailTaken`] if the address has an account that the

@@ -43,15 +43,15 @@ pub struct IssuedInvitation {
 /// Returns an invitation of an organization.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if the organization has no such invitation; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn find(app: &App, access: &OrgAccess, id: i64) -> Result<Invitation> {
     let org_id = access.org_id();
     let found = app.db.run(async |conn| Ok(Invitation::find_in_org(conn, org_id, id).await?)).await?;
     found.ok_or(NOT_FOUND)
 }
 
-/// Invites the owner of an address, at most once for the idempotency key of the request. Revokes an earlier open
-/// invitation to the address.
+/// Invites the owner of an address by mail, at most once for the idempotency key of the request. Without a mail server, the
+/// answer contains the link. Revokes an earlier open invitation to the address.
 ///
 /// # Errors
 /// [`Error::Invalid`] for the address; [`Error::RoleTooHigh`] for the role `owner` and for a role above the actor's;
@@ -103,7 +103,8 @@ pub async fn invite(
 /// lifetime of seven days starts again.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] if the invitation was accepted, declined or revoked; and those of [`invite`].
+/// [`Error::NotFound`] if the organization has no such invitation; [`Error::Conflict`] if the invitation was accepted, declined
+/// or revoked; and those of [`invite`].
 pub async fn resend(
     app: &App,
     actor: &Actor,
@@ -137,8 +138,8 @@ pub async fn resend(
 /// Revokes an open invitation. Does nothing if it is already revoked.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] if the invitation was accepted or declined; those of [`org_access::lock`] and
-/// [`change`].
+/// [`Error::NotFound`] if the organization has no such invitation; [`Error::Conflict`] if the invitation was accepted or
+/// declined; those of [`org_access::lock`] and [`change`].
 pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, _| {
         tx.set_identities_unchanged();

@@ -127,7 +127,8 @@ async fn find_in_queue(app: &App, id: &str, with_payload: bool) -> Result<Option
     })
 }
 
-/// Cancels a job in the queue or in the table `job_outbox`. Signals a running job to stop.
+/// Cancels a job in the queue or in the table `job_outbox`. Signals a running job to stop. Returns [`Cancel::Ended`] if the job
+/// has ended, and [`Cancel::Unknown`] if it does not exist.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer.

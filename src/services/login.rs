@@ -56,15 +56,16 @@ impl fmt::Debug for Challenge {
 }
 
 /// Logs a user in with a password. A login that opens a session revokes the sessions in `replaced`, to which the tokens in the
-/// cookies of the browser belong.
+/// cookies of the browser belong, and cancels a scheduled deletion of the account.
 ///
 /// # Errors
 /// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user, and for a password that was
 ///   replaced while it was verified. Also for an admin with a published password, unless `DEBUG` is on. All of these take the
-///   same time, so that a client cannot find out which addresses are registered (OWASP ASVS 5, 6.3.8).
+///   same time, so that a client cannot find out which addresses are registered (OWASP ASVS 5, 6.3.8). The exception is a hash
+///   whose work factor is above `BCRYPT_COST`.
 /// - [`Error::TooManyAttempts`] after failed attempts or too many password hashes.
 /// - [`Error::EmailNotVerified`] if `REQUIRE_VERIFIED_EMAIL` is set and the address is not verified.
-/// - [`Error::Unavailable`] if too many passwords are being hashed.
+/// - [`Error::Unavailable`] if too many passwords are being hashed or PostgreSQL does not answer.
 pub async fn login(
     app: &App,
     context: &RequestContext,
@@ -160,12 +161,12 @@ async fn open_session_or_challenge(
 }
 
 /// Completes a login with the challenge and a code from the authenticator or a recovery code. Revokes the sessions in
-/// `replaced`, as [`login`] does.
+/// `replaced` and cancels a scheduled deletion of the account, as [`login`] does.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] for a wrong code, and for a challenge that is unknown, used, expired, out of attempts or of an
 /// inactive user; [`Error::BadCredentials`] if the user was deactivated or the password was set while the code was checked;
-/// [`Error::TooManyAttempts`] after failed attempts.
+/// [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn complete_with_code(
     app: &App,
     context: &RequestContext,
@@ -283,7 +284,8 @@ async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch)
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::InvalidToken`] if the account no longer exists; [`Error::TooManyAttempts`] after failed
-/// attempts or too many password hashes; [`Error::Unavailable`] if too many passwords are being hashed.
+/// attempts or too many password hashes; [`Error::Unavailable`] if too many passwords are being hashed or PostgreSQL does not
+/// answer.
 pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<HashFor> {
     let user = actor.user();
     // The user of an `Identity` has no password hash, so the user is read again.

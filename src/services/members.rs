@@ -47,7 +47,8 @@ pub struct Changes {
 /// is new.
 ///
 /// # Errors
-/// [`Error::MembershipLimit`] if the user is a member of [`MAX_MEMBERSHIPS`] organizations.
+/// [`Error::MembershipLimit`] if the user is a member of [`MAX_MEMBERSHIPS`] organizations; [`Error::Unavailable`] if PostgreSQL
+/// does not answer.
 pub(super) async fn join(tx: &Tx<'_>, org_id: i64, user_id: i64, role: OrgRole) -> Result<Membership> {
     if Membership::count_of_user(tx, user_id).await? >= MAX_MEMBERSHIPS {
         return Err(Error::MembershipLimit { limit: MAX_MEMBERSHIPS });
@@ -70,7 +71,7 @@ pub async fn find(app: &App, access: &OrgAccess, user_id: i64) -> Result<Member>
 /// # Errors
 /// [`Error::NotFound`] if the user is not a member; [`Error::RoleTooHigh`] if the member is the owner, or the new role is
 /// `owner` or above the role of the actor; [`Error::LastOwner`] if the actor is the owner and changes their own membership;
-/// [`Error::PreconditionFailed`]; those of [`org_access::lock`] and [`change`].
+/// [`Error::PreconditionFailed`] if the member does not meet `condition`; those of [`org_access::lock`] and [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,
@@ -101,8 +102,8 @@ pub async fn update(
     .await
 }
 
-/// Removes a member, and notifies the removed user by mail. An actor who removes themselves leaves the organization,
-/// and gets no mail.
+/// Removes a member, revokes the API keys that the member has created in the organization, and notifies the removed user by
+/// mail. An actor who removes themselves leaves the organization, and gets no mail.
 ///
 /// # Errors
 /// As [`update`], without [`Error::PreconditionFailed`].
@@ -121,7 +122,7 @@ pub async fn remove(app: &App, actor: &Actor, access: &OrgAccess, user_id: i64) 
     .await
 }
 
-/// Ends the membership of the actor.
+/// Ends the membership of the actor, and revokes the API keys that the actor has created in the organization.
 ///
 /// # Errors
 /// [`Error::LastOwner`] if the actor is the owner; those of [`org_access::lock`] and [`change`].
@@ -172,7 +173,8 @@ fn fields(member: &Membership) -> Value {
 /// must have locked the user.
 ///
 /// # Errors
-/// [`Error::LastOwner`] with the names of up to three organizations that have other members.
+/// [`Error::LastOwner`] with the names of up to three organizations that have other members; [`Error::Unavailable`] if PostgreSQL
+/// does not answer.
 pub(super) async fn ensure_not_owner_of_others(tx: &Tx<'_>, user_id: i64) -> Result<Vec<Organization>> {
     let (mut own, mut shared) = (Vec::new(), Vec::new());
     for org in Membership::lock_owned(tx, user_id).await? {

@@ -1,4 +1,7 @@
 //! Business rules, and the transactions in which they run.
+//!
+//! Each function with a `Result` can also return [`Error::Internal`](crate::error::Error::Internal) for an unexpected failure,
+//! such as a bug or data that this release cannot read. `# Errors` names this error only if the caller has to know more.
 
 pub mod actor;
 pub mod admin_password;

@@ -158,7 +158,8 @@ pub struct LockedOrg {
 /// before the organization, see [`Affected`](super::actor::Affected).
 ///
 /// # Errors
-/// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended or was rotated out.
+/// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended or was rotated out;
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock(tx, access.org_id()).await?).await
 }
@@ -181,7 +182,7 @@ pub async fn lock_shared(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
 /// # Errors
 /// Those of [`actor::check`]; [`Error::InvalidToken`] if the account or the session no longer exists;
 /// [`Error::Inactive`] if the creator of an API key is deactivated, deleted or scheduled for deletion; for a job,
-/// [`Error::NotFound`] in these cases.
+/// [`Error::NotFound`] in these cases; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn lock_caller(app: &App, tx: &Tx<'_>, access: &OrgAccess) -> Result<()> {
     let user = User::lock_shared(tx, access.scope.user_id()).await?;
     if let Some(session_id) = access.session {

@@ -30,7 +30,8 @@ pub async fn find(app: &App, id: i64) -> Result<OrganizationOverview> {
 /// Suspends an organization, whose members are then refused, or ends the suspension.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the organization does not exist; [`Error::PreconditionFailed`]; and those of [`change`].
+/// [`Error::NotFound`] if the organization does not exist; [`Error::PreconditionFailed`] if it does not meet `condition`; and
+/// those of [`change`].
 pub async fn set_suspended(
     app: &App,
     actor: &AdminActor,

@@ -50,7 +50,7 @@ impl KeyCaller {
     ///
     /// # Errors
     /// [`Error::InvalidToken`] if the key has ended or was rotated out; [`Error::Inactive`] if its creator is deactivated or
-    /// about to be deleted; [`Error::TwoFactorRequired`] if the server requires a second factor of all users, and the creator
+    /// scheduled for deletion; [`Error::TwoFactorRequired`] if the server requires a second factor of all users, and the creator
     /// has none.
     pub fn new(app: &App, identity: Arc<KeyIdentity>, context: RequestContext) -> Result<Self> {
         if identity.has_ended() {

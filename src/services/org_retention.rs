@@ -1,4 +1,4 @@
-//! The deletion of old rows from the job lists of organizations, in small batches.
+//! The deletion of rows that are older than 30 days from the job lists of organizations, in small batches.
 
 use std::time::Duration;
 

@@ -68,7 +68,8 @@ pub async fn list(app: &App, actor: &Actor) -> Result<Vec<MyOrganization>> {
 /// Returns an organization and the membership of the actor.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the actor is no longer a member; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if the actor is no longer a member, is deactivated, or is scheduled for deletion; [`Error::Unavailable`]
+/// if PostgreSQL does not answer.
 pub async fn find(app: &App, access: &OrgAccess) -> Result<MyOrganization> {
     let (org_id, user_id) = (access.org_id(), access.scope().user_id());
     let found = app.db.run(async |conn| Ok(Membership::find_active(conn, org_id, user_id).await?)).await?;
@@ -115,7 +116,8 @@ pub async fn create(
 /// Changes the name and the slug of an organization.
 ///
 /// # Errors
-/// [`Error::Invalid`]; [`Error::PreconditionFailed`]; [`Error::SlugTaken`]; those of [`org_access::lock`] and [`change`].
+/// [`Error::Invalid`] for the name or the slug; [`Error::PreconditionFailed`] if the organization does not meet `precondition`;
+/// [`Error::SlugTaken`]; those of [`org_access::lock`] and [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,
@@ -150,8 +152,9 @@ pub async fn update(
 /// organization is no longer a personal organization.
 ///
 /// # Errors
-/// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the code is missing,
-/// or the user is not an active member or is already the owner; those of [`org_access::lock`] and [`change`].
+/// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the code is missing, or
+/// the user is not an active member or is already the owner; [`Error::Unavailable`] if too many passwords are being hashed;
+/// those of [`org_access::lock`] and [`change`].
 pub async fn transfer(
     app: &App,
     actor: &Actor,
@@ -201,7 +204,8 @@ pub async fn transfer(
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the code is missing;
-/// [`Error::PersonalOrg`]; those of [`org_access::lock`] and [`change`].
+/// [`Error::PersonalOrg`]; [`Error::Unavailable`] if too many passwords are being hashed; those of [`org_access::lock`] and
+/// [`change`].
 pub async fn delete(
     app: &App,
     actor: &Actor,

@@ -102,7 +102,8 @@ impl OutboxMessage {
     /// commands without a connection to Redis can call it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer;
+    /// [`Error::JobTooLarge`](crate::error::Error::JobTooLarge) if the message is too large for the queue.
     pub async fn send(&self, tx: &Tx<'_>) -> Result<()> {
         let written_at = Some(DatabaseClock::read(tx).await?.now());
         let job = SendEmailMessage { message: self.clone(), written_at };
@@ -151,7 +152,8 @@ impl OutboxMessage {
         }
     }
 
-    /// Returns the recipient and the rendered message, or `None` if the message is no longer needed.
+    /// Returns the recipient and the rendered message, or `None` if the message is no longer needed. For a link to a user, stores
+    /// the hash of a new token.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

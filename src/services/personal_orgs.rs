@@ -52,7 +52,8 @@ pub(super) async fn ensure(app: &App, actor: &Actor) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, locked| create(tx, locked.actor(), settings).await).await
 }
 
-/// Creates all missing personal organizations. Does nothing if the tables of organizations do not exist.
+/// Creates all missing personal organizations. Does nothing if the tables of organizations do not exist. The caller must have
+/// checked that `PERSONAL_ORGANIZATIONS` is on.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Organizations that were

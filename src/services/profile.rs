@@ -29,7 +29,7 @@ use crate::{
 /// Changes the name of the actor. `None` keeps the name; `Some(None)` removes it.
 ///
 /// # Errors
-/// [`Error::PreconditionFailed`]; and those of [`change`].
+/// [`Error::PreconditionFailed`] if the user does not meet `precondition`; and those of [`change`].
 pub async fn rename(
     app: &App,
     actor: &Actor,
@@ -52,11 +52,12 @@ pub async fn rename(
 }
 
 /// Changes the password of the actor, and notifies the actor by mail. Revokes the user's other sessions (OWASP ASVS 5, 7.4.3),
-/// the login challenges, and the links to reset the password or change the address.
+/// the login challenges, and the links to reset the password or change the address. Cancels a pending change of the address.
 ///
 /// # Errors
-/// [`Error::WrongPassword`] if `current` is wrong; [`Error::Invalid`] if `new` is the email address or name of the
-/// user; [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
+/// [`Error::WrongPassword`] if `current` is wrong or was replaced while the request was in progress; [`Error::Invalid`] if
+/// `new` is the email address or name of the user; [`Error::TooManyAttempts`] after failed attempts, too many password hashes
+/// or too many mails; [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
 pub async fn change_password(app: &App, actor: &Actor, current: String, new: String) -> Result<()> {
     let user = actor.user();
     check_not_personal("new_password", &new, &user.email, user.full_name.as_deref())?;
@@ -79,8 +80,9 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
 /// user confirms the link.
 ///
 /// # Errors
-/// [`Error::WrongPassword`] if `password` is wrong; [`Error::Invalid`] if the address is invalid, or is already the
-/// user's address; [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
+/// [`Error::WrongPassword`] if `password` is wrong or was replaced while the request was in progress; [`Error::Invalid`] if the
+/// address is invalid, or is already the user's address; [`Error::TooManyAttempts`] after failed attempts, too many password
+/// hashes or too many mails; [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
 pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: String) -> Result<()> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;
@@ -111,16 +113,17 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     .await
 }
 
-/// Schedules the deletion of the account. Revokes all sessions and links of the user, and purges the jobs that the user has
-/// enqueued.
+/// Schedules the deletion of the account, and notifies the user by mail. Revokes all sessions, links and login challenges of the
+/// user, cancels a pending change of the address, and purges the jobs that the user has enqueued.
 ///
 /// Returns the time at which the deletion is due, `ACCOUNT_DELETION_GRACE_DAYS` from now. The next run of the nightly job then
-/// deletes the account. A login or a password reset before that cancels the deletion.
+/// deletes the account. If the user logs in or sets a password by a link before, the deletion is canceled.
 ///
 /// # Errors
-/// [`Error::WrongPassword`] if `password` is wrong; [`Error::LastAdmin`] if the user is the last admin who can log in;
-/// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion;
-/// [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
+/// [`Error::WrongPassword`] if `password` is wrong or was replaced while the request was in progress; [`Error::LastAdmin`] if
+/// the user is the last admin who can log in; [`Error::LastOwner`] if the user owns an organization that has other members and
+/// is not scheduled for deletion; [`Error::TooManyAttempts`] after failed attempts, too many password hashes or too many mails;
+/// [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
 pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;

@@ -24,8 +24,8 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::PreconditionFailed`], also if the settings change between the check and the change; [`Error::NotFound`] if the
-/// queue does not exist and the changes have only the default values; [`Error::Unavailable`] if Redis does not answer; and
-/// those of [`change`].
+/// queue does not exist and the changes have only the default values; [`Error::Invalid`] if the rate has no jobs or no period;
+/// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
 pub async fn change_queue(
     app: &App,
     actor: &AdminActor,

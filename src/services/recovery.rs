@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Sends a new verification link, if the address belongs to an active user and is not verified. The result and the response
-/// time are the same for any other address.
+/// time are the same for any other address. If too many links to the address were requested, sends none and returns no error.
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] if clients in the client's network ask for too many mails; [`Error::Unavailable`] if PostgreSQL
@@ -51,7 +51,7 @@ pub async fn resend_verification(app: &App, context: &RequestContext, email: &st
 }
 
 /// Sends a link to reset the password, if the address belongs to an active user. The result and the response time are the same
-/// for any other address.
+/// for any other address. If too many links to the address were requested, sends none and returns no error.
 ///
 /// # Errors
 /// As [`resend_verification`].
@@ -106,7 +106,7 @@ async fn consume_token(
 ///
 /// # Errors
 /// [`Error::InvalidLink`] for an unknown, used or expired token, for an inactive user, or if the address of the user has
-/// changed since the link was sent.
+/// changed since the link was sent; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::VerifyEmail).await?;
@@ -121,12 +121,13 @@ pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> R
     .await
 }
 
-/// Replaces the address of the user with the address that the link was sent to.
+/// Replaces the address of the user with the address that the link was sent to, which then counts as verified. Revokes all
+/// links and login challenges of the user, and sends a notice to the old address.
 ///
 /// # Errors
 /// [`Error::InvalidLink`] for an unknown, used or expired token, for an inactive user, if the user has since requested another
 /// address or canceled the change, or if this release does not accept the address; [`Error::EmailTaken`] if another user has
-/// the address.
+/// the address; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::ChangeEmail).await?;
@@ -148,14 +149,15 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
     .await
 }
 
-/// Sets a new password, revokes all sessions and links of the user, and notifies the user by mail. Also marks the address as
-/// verified, and cancels a scheduled deletion of the account. If the address was not verified before, also revokes the user's
-/// API keys and sent invitations.
+/// Sets a new password, revokes all sessions, links and login challenges of the user, and notifies the user by mail. Also marks
+/// the address as verified, cancels a scheduled deletion of the account and a pending change of the address, and resets the
+/// counts of failed passwords and codes. If the address was not verified before, also revokes the user's API keys and sent
+/// invitations.
 ///
 /// # Errors
 /// [`Error::InvalidLink`] as for [`verify_email`]; [`Error::Invalid`] if the password is the email address or name of the user;
 /// [`Error::TooManyAttempts`] after too many password hashes for this user from the network of the client;
-/// [`Error::Unavailable`] if too many passwords are being hashed.
+/// [`Error::Unavailable`] if too many passwords are being hashed or PostgreSQL does not answer.
 pub async fn reset_password(
     app: &App,
     context: &RequestContext,
@@ -168,7 +170,7 @@ pub async fn reset_password(
     Ok(())
 }
 
-/// Sets the password of an invited user, and the name if `full_name` is given.
+/// Sets the password of an invited user, and the name if `full_name` is given. Marks the address as verified.
 ///
 /// # Errors
 /// As [`reset_password`].

@@ -21,7 +21,8 @@ const BATCH_SESSIONS: usize = 1_000;
 /// Time after which the flush at shutdown starts no new batch.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Records the use of an active session, unless `last_seen_at` is at most five minutes old.
+/// Records the use of an active session, unless `last_seen_at` is at most five minutes old. If the session expires within a
+/// minute without a use, also writes the use to the database and discards the cached sessions of this process.
 pub(super) async fn record(app: &App, session: &Session) {
     if !session.is_touch_due() || session.has_ended() {
         return;
@@ -69,7 +70,8 @@ pub async fn flush_last(app: &App) {
     }
 }
 
-/// Writes the pending uses. A use stays pending if another transaction has locked the row of the session, and after an error.
+/// Writes the pending uses. A use stays pending after an error, and if another transaction has locked or changed the
+/// row of the session.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

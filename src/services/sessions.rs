@@ -91,19 +91,20 @@ enum Refreshed {
     /// The token is unknown or expired, the session has ended, or the user is inactive. Or this process cannot derive the next
     /// token again for a retry.
     Refused,
-    /// The token was already used more than 10 seconds ago, so its session was revoked.
+    /// The token was already used at least 10 seconds ago, so its session was revoked.
     Revoked(TokenSubject),
 }
 
 /// Exchanges a refresh token for a new refresh token and an access token.
 ///
-/// A token that was used at most 10 seconds ago returns the same new refresh token again. The client may retry after a lost
+/// A token that was used less than 10 seconds ago returns the same new refresh token again. The client may retry after a lost
 /// response, and two browser tabs may refresh at the same time. Presenting a token that was used earlier revokes the session,
 /// and notifies the user by mail.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] for an unknown or expired token, a token that was used earlier, an ended session or an inactive
-/// user.
+/// user, and for a retry after `SECRET_KEY` was replaced if this process cannot derive the next token again;
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn refresh(app: &App, context: &RequestContext, token: &str) -> Result<Grant> {
     let work = async |tx: &Tx<'_>| {
         let outcome = rotate(app, tx, token).await?;
@@ -173,7 +174,7 @@ async fn revoke_replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<
 }
 
 /// Returns the user and the session of a verified access token, from a cache that is up to `IDENTITY_CACHE_MS` old. The
-/// session may have ended.
+/// session may have ended. Records the use of an active session.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] if the user has no such session; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -189,7 +190,7 @@ pub async fn identify(app: &App, subject: TokenSubject) -> Result<Arc<Identity>>
 /// Returns the user and the session of a refresh token, without marking the token as used.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] for an unknown token or an ended session.
+/// [`Error::InvalidToken`] for an unknown token or an ended session; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn find_by_refresh_token(app: &App, token: &str) -> Result<TokenSubject> {
     let hash = security::hash(token);
     app.db
@@ -228,13 +229,13 @@ pub async fn revoke(app: &App, actor: &Actor, id: Uuid) -> Result<()> {
 /// Revokes the session of an access or refresh token. The token is the only authorization that this needs.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the session is already revoked; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if the session is already revoked or does not exist; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn log_out(app: &App, context: &RequestContext, subject: TokenSubject) -> Result<()> {
     let TokenSubject { user_id, session_id } = subject;
     change_without_actor(app, context, async |tx| revoke_in(tx, user_id, session_id).await).await
 }
 
-/// Revokes all sessions of the actor.
+/// Revokes all sessions and login challenges of the actor.
 ///
 /// # Errors
 /// Those of [`change`].
@@ -250,7 +251,7 @@ async fn revoke_in(tx: &Tx<'_>, user_id: i64, id: Uuid) -> Result<()> {
     entry.after(serde_json::json!({ "session_id": id })).write(tx).await
 }
 
-/// Revokes all sessions of a user whose row is locked.
+/// Revokes all sessions and login challenges of a user whose row is locked.
 pub(super) async fn revoke_all_in(tx: &Tx<'_>, user_id: i64) -> Result<()> {
     revoke_access(tx, user_id, None, &[]).await?;
     Entry::new(user_id, Action::SessionsRevoked).write(tx).await

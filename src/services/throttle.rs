@@ -3,8 +3,8 @@
 //! up to the maximum of the rule.
 //!
 //! No account is ever locked: every wait ends after some minutes. If the owner of an account has logged in from the client's
-//! network in the last 90 days, only failures from this network count. So an attacker in another network cannot delay the owner
-//! in this network (OWASP ASVS 5, 6.1.1 and 6.3.1).
+//! network in about the last 90 days, only failures from this network count. So an attacker in another network cannot delay the
+//! owner in this network (OWASP ASVS 5, 6.1.1 and 6.3.1).
 //!
 //! While Redis is unavailable, each process counts attempts in memory. It applies the same rules, some of them with lower
 //! limits, see [`Rule`](crate::attempts::Rule). So attempts are limited without Redis, too, but by each process separately.
@@ -64,7 +64,7 @@ impl<'a> Throttle<'a> {
     /// attempt. `user_id` is the id of the account, or `None` if the address is not registered.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`] while a wait is running.
+    /// [`Error::TooManyAttempts`] while a wait is running; [`Error::Unavailable`] if PostgreSQL does not answer.
     pub async fn password(
         app: &'a App,
         context: &'a RequestContext,
@@ -115,7 +115,7 @@ impl<'a> Throttle<'a> {
     /// codes.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`] while a wait is running.
+    /// [`Error::TooManyAttempts`] while a wait is running; [`Error::Unavailable`] if PostgreSQL does not answer.
     pub async fn code(app: &'a App, context: &'a RequestContext, user: &'a User) -> Result<Self> {
         let attempt = Self::account(app, context, "code of ", &user.email, Some(user.id)).await?;
         attempt.run(Operation::Acquire).await?;

@@ -26,8 +26,9 @@ use crate::{
 /// transaction has deactivated, deleted or scheduled for deletion.
 ///
 /// # Errors
-/// Those of [`actor::check`](super::actor::check) if the actor may no longer make the change; those of `work`, after a
-/// rollback; those of [`Db::transaction`](crate::db::Db::transaction).
+/// Those of [`actor::check`](super::actor::check) if the actor may no longer make the change;
+/// [`Error::InvalidToken`](crate::error::Error::InvalidToken) also if the account or the session of the actor no longer exists;
+/// those of `work`, after a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
 pub async fn change<T>(
     app: &App,
     actor: &Actor,
@@ -147,7 +148,7 @@ async fn commit<T>(
     Ok(done)
 }
 
-/// Invalidates the cached identities of this process when it is dropped.
+/// When it is dropped, invalidates the cached identities of this process if the transaction may have changed one of them.
 struct InvalidateIdentities<'a> {
     app: &'a App,
     effects: &'a Effects,

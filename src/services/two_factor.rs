@@ -100,11 +100,12 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// Enables the second factor and returns new recovery codes, which cannot be read again.
 ///
 /// The current session then counts as logged in with the second factor. The user's other sessions are revoked, because
-/// they were opened without it.
+/// they were opened without it. The user gets a mail.
 ///
 /// # Errors
-/// [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`]
-/// without a secret from [`begin`], or if the second factor is already enabled; and those of [`change`].
+/// [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`] without a
+/// secret from [`begin`], or if the second factor is already enabled; [`Error::InvalidToken`] if the password was set since the
+/// request began; and those of [`change`].
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
     let (session, user_id) = (actor.session().id, actor.user().id);
     // Checks the state before the attempt is counted, because a counted attempt would delay the logins of the user.
@@ -130,11 +131,11 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
     .await
 }
 
-/// Disables the second factor, which requires a code.
+/// Disables the second factor, which requires a code, and notifies the user by mail.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] if the code is wrong or the second factor is not enabled; [`Error::TooManyAttempts`] after
-/// failed attempts; and those of [`change`].
+/// failed attempts; [`Error::InvalidToken`] if the password was set since the request began; and those of [`change`].
 pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
     run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
@@ -149,7 +150,7 @@ pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Invalid`] if the code is missing; [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`]
-/// after failed attempts; and those of [`change`].
+/// after failed attempts; [`Error::InvalidToken`] if the password was set since the request began; and those of [`change`].
 pub async fn confirm_code(app: &App, actor: &Actor, code: Option<&str>) -> Result<()> {
     let user_id = actor.user().id;
     if !app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
@@ -162,7 +163,7 @@ pub async fn confirm_code(app: &App, actor: &Actor, code: Option<&str>) -> Resul
 }
 
 /// Disables the second factor without a code: deletes the secret and the recovery codes. If the second factor was enabled,
-/// notifies the user by mail. Returns whether the second factor was enabled.
+/// also revokes the login challenges of the user, and notifies the user by mail. Returns whether the second factor was enabled.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -220,7 +221,8 @@ async fn run_throttled<T>(
 /// PostgreSQL stores the count, so this limit also holds without Redis, and for all processes together.
 ///
 /// # Errors
-/// [`Error::TooManyAttempts`] if the user has had `MAX_FAILURES` within `FAILURE_WINDOW`.
+/// [`Error::TooManyAttempts`] if the user has had `MAX_FAILURES` within `FAILURE_WINDOW`; [`Error::Unavailable`] if PostgreSQL
+/// does not answer.
 pub async fn count_attempt(app: &App, context: &RequestContext, user_id: i64) -> Result<()> {
     let refused = app
         .db
@@ -236,10 +238,12 @@ pub async fn count_attempt(app: &App, context: &RequestContext, user_id: i64) ->
     }
 }
 
-/// Verifies a code of the authenticator or a recovery code. Each code can be used once.
+/// Verifies a code of the authenticator or a recovery code. Each code can be used once. The use of a recovery code is announced
+/// to the user by mail.
 ///
 /// # Errors
-/// [`Error::InvalidCode`] for a wrong or used code, or if the second factor is not enabled.
+/// [`Error::InvalidCode`] for a wrong or used code, or if the second factor is not enabled; [`Error::Unavailable`] if
+/// PostgreSQL does not answer.
 pub async fn verify_code(app: &App, tx: &Tx<'_>, user: &User, code: &str) -> Result<()> {
     let two_factor = TwoFactor::find(tx, user.id).await?;
     let two_factor =

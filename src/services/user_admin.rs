@@ -92,14 +92,15 @@ pub struct Changes {
     pub is_active: Option<bool>,
 }
 
-/// Changes a user. A deactivation revokes all sessions and links of the user, and purges the jobs that the user has
-/// enqueued. A change that gives the user the rights of an admin also revokes the sessions and links, and notifies the user
-/// and the other admins.
+/// Changes a user. A deactivation revokes all sessions, links and login challenges of the user, and purges the jobs that the
+/// user has enqueued. A change that gives the user the rights of an admin also revokes the sessions, links and login
+/// challenges, cancels a pending change of the address, and notifies the user and the other admins. A change of the role to
+/// `user` revokes the login challenges.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user does not exist; [`Error::PreconditionFailed`]; [`Error::LastAdmin`] if the change removes
-/// the last admin who can log in; [`Error::UserNotVerified`] if the change makes a user an admin whose address is not
-/// verified; and those of [`change`].
+/// [`Error::NotFound`] if the user does not exist; [`Error::PreconditionFailed`] if the user does not meet `precondition`;
+/// [`Error::LastAdmin`] if the change removes the last admin who can log in; [`Error::UserNotVerified`] if the change
+/// gives the rights of an admin to a user whose address is not verified; and those of [`change`].
 pub async fn update(
     app: &App,
     actor: &AdminActor,
@@ -137,8 +138,8 @@ pub async fn update(
     .await
 }
 
-/// Creates a user without a password, and sends a link to set a password. Notifies the other admins if `role` is
-/// [`Role::Admin`].
+/// Creates a user without a password, and sends a link to set a password. Also creates a personal organization if
+/// `PERSONAL_ORGANIZATIONS` is on, and notifies the other admins if `role` is [`Role::Admin`].
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid;
@@ -188,7 +189,8 @@ pub async fn invite_again(app: &App, actor: &AdminActor, once: &Once<'_, ()>, id
     .await
 }
 
-/// Deletes a user immediately, without a grace period.
+/// Deletes an account immediately, without a grace period, and notifies the user by mail. Purges the jobs that the user has
+/// enqueued, and schedules the erasure of the organizations in which the user is the owner and the only member.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the user is the last admin who can log in;
@@ -205,12 +207,14 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a user with all sessions, tokens, codes, memberships, API keys and stored answers, and notifies the user by mail.
-/// Schedules the erasure of the organizations in which the user is the owner and the only member. The user's audit trail
-/// entries stay for `AUDIT_RETENTION_DAYS`.
+/// Deletes a user with all sessions, tokens, codes, memberships, API keys and stored answers, and notifies the user by mail. Also
+/// deletes the ended invitations to the user's verified address, and purges the jobs that the user has enqueued. Schedules the
+/// erasure of the organizations in which the user is the owner and the only member. The user's audit trail entries stay for
+/// `AUDIT_RETENTION_DAYS`.
 ///
 /// # Errors
-/// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion.
+/// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion;
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     let orgs = members::ensure_not_owner_of_others(tx, user.id).await?;
     members::delete_with_account(tx, &orgs).await?;
@@ -225,7 +229,8 @@ pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     OutboxMessage::notice(user, Notice::AccountDeleted).send(tx).await
 }
 
-/// Disables the second factor of a user who has lost it, and revokes all sessions of the user.
+/// Disables the second factor of a user who has lost it, revokes all sessions and login challenges of the user, and notifies the
+/// user by mail.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist or the second factor is not enabled; and those of [`change`].
@@ -239,7 +244,7 @@ pub async fn remove_second_factor(app: &App, actor: &AdminActor, id: i64) -> Res
     .await
 }
 
-/// Revokes all sessions of a user.
+/// Revokes all sessions and login challenges of a user.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; and those of [`change`].

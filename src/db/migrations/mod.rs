@@ -73,7 +73,7 @@ pub async fn up(settings: &Database) -> anyhow::Result<Vec<String>> {
 /// Returns the names of the migrations of this build that are not applied yet.
 ///
 /// # Errors
-/// If PostgreSQL does not answer.
+/// If a query fails, for example because PostgreSQL does not answer.
 pub async fn pending(conn: &AsyncPgConnection) -> anyhow::Result<Vec<String>> {
     let migrations = Migrations::embedded();
     Ok(migrations.pending(conn).await?.into_iter().map(|migration| migration.name.to_string()).collect())
@@ -83,7 +83,7 @@ impl Migrations {
     /// Applies the pending migrations and returns their names.
     ///
     /// # Errors
-    /// If the server cannot be reached, two migrations have the same version, a migration is empty or fails, or a migration is
+    /// As [`db::connect`]; also if two migrations have the same version, a pending migration is empty or fails, or a migration is
     /// pending and the server is a pooler. Migrations before the failed one stay applied.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
         // Without a pending migration, no lock is needed. So replicas of the product can start through a pooler.
@@ -104,7 +104,8 @@ impl Migrations {
     /// applied.
     ///
     /// # Errors
-    /// If the server cannot be reached, fewer than `count` migrations are applied, or one of them cannot be reverted.
+    /// As [`db::connect`]; also if some migrations are applied but fewer than `count`, or if one of them has no statement in its
+    /// `down.sql` or was applied by another build.
     pub async fn plan(&self, settings: &Database, count: usize) -> anyhow::Result<Plan> {
         let conn = db::connect(settings).await?;
         let newest = self.newest_applied(&conn, count).await?;
@@ -116,8 +117,8 @@ impl Migrations {
     /// Reverts the migrations of a plan and returns their names.
     ///
     /// # Errors
-    /// If the server cannot be reached or is a pooler, another process has applied or reverted a migration since the plan was
-    /// made, or a migration fails. Migrations that were reverted before the failed one stay reverted.
+    /// As [`db::connect_directly`]; also if another process has applied or reverted a migration since the plan was made, or a
+    /// migration fails. Migrations that were reverted before the failed one stay reverted.
     pub async fn down(&self, settings: &Database, plan: &Plan) -> anyhow::Result<Vec<String>> {
         let conn = run::lock(settings).await?;
         let planned = self.planned(&conn, plan).await?;
@@ -142,7 +143,7 @@ impl Migrations {
     /// Returns the migrations, oldest first, followed by the migrations that only the database has ([`State::Unknown`]).
     ///
     /// # Errors
-    /// If PostgreSQL does not answer.
+    /// If a query fails, for example because PostgreSQL does not answer.
     pub async fn status(&self, conn: &AsyncPgConnection) -> anyhow::Result<Vec<Status>> {
         let mut applied: BTreeSet<_> = applied_versions(conn).await?.into_iter().collect();
         let mut list = Vec::new();
@@ -160,11 +161,11 @@ impl Migrations {
     /// Returns why [`Migrations::up`] would fail in this database, with the fix. `None` if no reason was found.
     ///
     /// If no migration is applied yet, applies the migrations in a transaction, up to the first that a rollback cannot undo, and
-    /// rolls the transaction back. Otherwise, such a rehearsal could lock the tables of a running product, so only the privileges
-    /// of the role are checked.
+    /// rolls the transaction back. Otherwise, such a rehearsal could lock the tables of a running product, so only the list of
+    /// migrations and the privileges of the role are checked.
     ///
     /// # Errors
-    /// If PostgreSQL does not answer.
+    /// If a query fails, for example because PostgreSQL does not answer.
     pub async fn obstacle(&self, conn: &AsyncPgConnection) -> anyhow::Result<Option<String>> {
         let pending = self.pending(conn).await?;
         if let Err(error) = self.check(&pending) {

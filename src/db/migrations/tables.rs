@@ -51,7 +51,7 @@ struct Column {
 /// Returns the text of `src/schema.rs` for the tables in the schema `public`.
 ///
 /// # Errors
-/// If PostgreSQL does not answer, or a table has no primary key, which diesel requires.
+/// If the query fails, for example because PostgreSQL does not answer, or if a table has no primary key, which diesel requires.
 pub async fn schema_file(mut conn: &AsyncPgConnection) -> anyhow::Result<String> {
     let columns: Vec<Column> = diesel::sql_query(COLUMNS).load(&mut conn).await?;
     let mut text = HEADER.to_owned();
