@@ -157,6 +157,9 @@ pub(super) async fn grant(
 
 /// Notifies the other admins about a new admin. Leaves out admins who cannot log in or have not verified their address. `by` is
 /// the address of the admin who made the change, or `None` for the operator of the server.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn notify_others(tx: &Tx<'_>, admin: &User, by: Option<&str>) -> Result<()> {
     for other in User::verified_admins(tx).await? {
         if other.id != admin.id {

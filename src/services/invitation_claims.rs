@@ -109,6 +109,9 @@ async fn lock_claimed(tx: &Tx<'_>, claim: Claim<'_>, user: &User) -> Result<(Org
 }
 
 /// Locks the organization and the invitation of a token, as [`lock`] does.
+///
+/// # Errors
+/// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn lock_by_token(tx: &Tx<'_>, hash: &[u8]) -> Result<(Organization, Invitation)> {
     let found = Invitation::find_by_token(tx, hash).await?.ok_or(Error::InvitationInvalid)?;
     let (org, invitation) = lock(tx, &found).await?;
@@ -127,6 +130,10 @@ async fn lock(tx: &Tx<'_>, found: &Invitation) -> Result<(Organization, Invitati
     Ok((org, invitation))
 }
 
+/// Checks that an invitation is pending.
+///
+/// # Errors
+/// [`Error::InvitationExpired`] if it is expired; [`Error::InvitationInvalid`] in any other state than pending.
 pub(super) fn check_pending(invitation: &Invitation) -> Result<()> {
     match invitation.state {
         InvitationState::Pending => Ok(()),
@@ -149,6 +156,9 @@ fn check_address(invitation: &Invitation, user: &User) -> Result<()> {
 
 /// Makes a user a member, unless the user already is a member, marks the invitation as accepted, and notifies the inviter.
 /// Checks the seat limit again, because the limit may be lower than when the invitation was sent.
+///
+/// # Errors
+/// [`Error::SeatLimit`]; [`Error::MembershipLimit`]; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn join(
     app: &App,
     tx: &Tx<'_>,
@@ -177,6 +187,9 @@ pub(super) async fn join(
 }
 
 /// Marks an invitation as declined, and notifies the inviter.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn end_declined(tx: &Tx<'_>, org: &Organization, invitation: &Invitation) -> Result<()> {
     Invitation::end(tx, invitation.id, Ending::Declined).await?;
     let entry = Entry::invitation(org.id, invitation.id, Action::InvitationDeclined);

@@ -200,6 +200,9 @@ pub(super) async fn ensure_not_owner_of_others(tx: &Tx<'_>, user_id: i64) -> Res
 
 /// Schedules the erasure of the organizations that are deleted with an account. The nightly job erases them in batches. The
 /// erasure is due at once, so it cannot be canceled.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn delete_with_account(tx: &Tx<'_>, orgs: &[Organization]) -> Result<()> {
     for org in orgs {
         org_erasure::schedule_now(tx, org.id).await?;

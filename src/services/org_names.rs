@@ -44,6 +44,10 @@ pub(super) fn parse_name(name: &str) -> Result<&str> {
     }
 }
 
+/// Checks a slug like [`check_slug`].
+///
+/// # Errors
+/// [`Error::Invalid`] for the field `slug`.
 pub(super) fn validate_slug(slug: &str) -> Result<()> {
     check_slug(slug).map_err(|msg| Error::invalid("slug", msg))
 }

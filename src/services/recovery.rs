@@ -237,6 +237,9 @@ async fn set_password(
 /// or `None` to keep the name.
 ///
 /// The caller must have locked the user.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn take_over(
     tx: &Tx<'_>,
     user: &User,

@@ -12,6 +12,9 @@ use crate::{
 const RECOVERY_CODE_COUNT: usize = 10;
 
 /// Replaces the recovery codes of a user. Returns the new codes, which cannot be read again: the database has only hashes.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
 pub(super) async fn renew_codes(tx: &Tx<'_>, user_id: i64) -> Result<Vec<String>> {
     let code = || Ok(Secret::new(Box::new(random_bytes::<15>()?)).to_base32());
     let codes = (0..RECOVERY_CODE_COUNT).map(|_| code()).collect::<Result<Vec<String>>>()?;

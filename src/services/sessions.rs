@@ -252,6 +252,9 @@ async fn revoke_in(tx: &Tx<'_>, user_id: i64, id: Uuid) -> Result<()> {
 }
 
 /// Revokes all sessions and login challenges of a user whose row is locked.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn revoke_all_in(tx: &Tx<'_>, user_id: i64) -> Result<()> {
     revoke_access(tx, user_id, None, &[]).await?;
     Entry::new(user_id, Action::SessionsRevoked).write(tx).await
@@ -261,6 +264,9 @@ pub(super) async fn revoke_all_in(tx: &Tx<'_>, user_id: i64) -> Result<()> {
 /// logins that wait for a code. The caller must have locked the user.
 ///
 /// All code that revokes all sessions of a user calls this function, so no pending challenge outlives the sessions.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn revoke_access(
     tx: &Tx<'_>,
     user_id: i64,
@@ -275,6 +281,9 @@ pub(super) async fn revoke_access(
 
 /// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether any of these sessions was not
 /// revoked before.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn revoke_replaced(tx: &Tx<'_>, replaced: &[TokenSubject]) -> Result<bool> {
     let mut revoked = false;
     for subject in replaced {

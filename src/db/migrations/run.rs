@@ -68,7 +68,7 @@ pub(super) enum Effect {
 /// hold the lock at the same time, and the pooled session would keep it.
 ///
 /// # Errors
-/// If the server cannot be reached, or is a pooler.
+/// As [`db::connect_directly`]; also if a query fails.
 pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let mut conn = db::connect_directly(settings).await?;
     let failed = "cannot acquire the lock for migrations";
@@ -124,6 +124,9 @@ impl Script {
     }
 
     /// Runs the script and records it. Returns the connection, and the failure if the script has failed.
+    ///
+    /// # Errors
+    /// If the task of the harness panics. A failure of the script is no error.
     pub async fn run_and_record(
         self,
         mut conn: AsyncPgConnection,
