@@ -11,25 +11,28 @@ DECLARE
     may_set TEXT := CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END;
     missing TEXT := '';
 BEGIN
-    IF to_regrole('saas_tenant') IS NULL THEN
+    FOR attempt IN 1..20 LOOP
         BEGIN
-            CREATE ROLE saas_tenant NOLOGIN;
-        EXCEPTION WHEN duplicate_object OR unique_violation OR insufficient_privilege THEN
-            NULL;
+            IF to_regrole('saas_tenant') IS NULL THEN
+                CREATE ROLE saas_tenant NOLOGIN;
+            END IF;
+            IF NOT pg_has_role(product, 'saas_tenant', may_set) THEN
+                EXECUTE format('GRANT saas_tenant TO %I', product);
+            END IF;
+            EXIT;
+        EXCEPTION
+            WHEN insufficient_privilege THEN
+                EXIT;
+            -- Another process creates or grants the role at the same time. The internal error is "tuple concurrently updated".
+            -- This session sees the change of the other process a moment later.
+            WHEN duplicate_object OR unique_violation OR internal_error THEN
+                PERFORM pg_sleep(0.05);
         END;
-    END IF;
+    END LOOP;
     IF to_regrole('saas_tenant') IS NULL THEN
         missing := format('CREATE ROLE saas_tenant NOLOGIN; GRANT saas_tenant TO %I;', product);
     ELSIF NOT pg_has_role(product, 'saas_tenant', may_set) THEN
-        BEGIN
-            EXECUTE format('GRANT saas_tenant TO %I', product);
-        -- Two processes that grant the role at once: unique_violation, or the internal error "tuple concurrently updated".
-        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN
-            NULL;
-        END;
-        IF NOT pg_has_role(product, 'saas_tenant', may_set) THEN
-            missing := format('GRANT saas_tenant TO %I;', product);
-        END IF;
+        missing := format('GRANT saas_tenant TO %I;', product);
     END IF;
     IF missing <> '' THEN
         RAISE EXCEPTION 'the role % has to be a member of the role saas_tenant, and % may not arrange it', product, current_user

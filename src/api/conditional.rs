@@ -37,12 +37,12 @@ pub(super) const IF_MATCH_ARGUMENT: &str = "if_match";
 pub(super) struct Tagged<T>(pub(super) T);
 
 /// Returns the entity tag of a JSON text, without quotes.
-fn tag_of(json: &str) -> String {
+pub(super) fn tag_of(json: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(&hash(json)[..DIGEST_BYTES])
 }
 
 /// Returns a response with a JSON text of type `T` and its tag.
-fn response<T: ToJSON>(json: String, tag: &str) -> Response {
+pub(super) fn response<T: ToJSON>(json: String, tag: &str) -> Response {
     let tag = format!("\"{tag}\"");
     Response::builder().content_type(Json::<T>::CONTENT_TYPE).header(header::ETAG, tag).body(json)
 }

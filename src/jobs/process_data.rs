@@ -21,7 +21,8 @@ impl Job for ProcessData {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "process_data_task";
-    const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 128 * 1024 };
+    // The request has at most 64 KiB. Its numbers can get longer: `1e9` becomes `1000000000.0`.
+    const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 5 * 64 * 1024 };
 
     async fn run(self, _ctx: Context) -> JobResult {
         let keys = first_keys(&self.data);

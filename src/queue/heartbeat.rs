@@ -89,6 +89,8 @@ impl HeartbeatLoop {
         // At least once a second, because the answer also says which running jobs were canceled.
         let interval = (self.lease / 4).min(Duration::from_secs(1));
         let mut conn = None;
+        // Progress that a failed heartbeat has not sent.
+        let mut unsent = Vec::new();
         let mut primary_changes = self.connector.primary_changes();
         loop {
             if primary_changes.has_changed().unwrap_or(false) {
@@ -97,7 +99,9 @@ impl HeartbeatLoop {
             }
             let held = leases.held();
             self.record.running = leases.uncompleted_jobs();
-            let (progress, is_reused) = (leases.take_progress(), conn.is_some());
+            let (mut progress, is_reused) = (leases.take_progress(), conn.is_some());
+            unsent.retain(|(id, ..): &(Arc<str>, _, _)| progress.iter().all(|(newer, ..)| newer != id));
+            progress.append(&mut unsent);
             let mut beat = self.beat(&mut conn, &held, &progress);
             if is_reused
                 && let Err(error) = &beat
@@ -117,6 +121,7 @@ impl HeartbeatLoop {
                 }
                 Err(error) => {
                     conn = None;
+                    unsent = progress;
                     // Logged only if an open connection fails. The other connections of the worker log that Redis is unavailable.
                     if is_reused {
                         tracing::warn!(error = %error, "heartbeat failed, retrying");

@@ -70,17 +70,25 @@ async fn smoke_a_job_goes_from_queued_to_finished() {
 #[tokio::test]
 async fn a_deeply_nested_document_is_refused_or_processed() {
     let app = TestApp::start().await;
-    let user = app.user().await;
+    let (user, admin) = (app.user().await, app.admin().await);
     let (mut accepted, mut refused) = (0, 0);
     for depth in [1, 100, 121, 122, 123, 124, 125, 126, 127, 128, 1_000] {
         let body = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
-        let request = app.request(Method::POST, "/jobs/process-data").bearer_auth(&user.token);
-        let answer = Answer::of(request.header("content-type", "application/json").body(body)).await;
+        let send = |body: &String| {
+            let request = app.request(Method::POST, "/jobs/process-data").bearer_auth(&user.token);
+            request.header("content-type", "application/json").body(body.clone())
+        };
+        let answer = Answer::of(send(&body)).await;
         if answer.status == 200 {
             accepted += 1;
             assert_eq!(app.run_jobs().await.finished, 1, "{depth}");
             let status = app.status(answer.body["job_id"].as_str().unwrap(), &user).await;
             assert_eq!(status["status"], "finished", "{depth}: {status}");
+            // The record of a job that is canceled while it waits contains the job.
+            let waiting = Answer::of(send(&body)).await.body["job_id"].as_str().unwrap().to_owned();
+            app.call(Method::DELETE, &format!("/jobs/{waiting}"), &user).await;
+            let canceled = app.get(&format!("/admin/jobs/{waiting}"), Some(&admin)).await;
+            assert_eq!(canceled.body["status"], "canceled", "{depth}: {}", canceled.text);
         } else {
             refused += 1;
             answer.is_some_problem(400, "malformed");

@@ -152,6 +152,30 @@ async fn products_are_listed_in_pages_with_filters_and_order() {
     }
 }
 
+/// Each of these characters becomes up to 18 when a name is folded for sorting.
+#[tokio::test]
+async fn names_that_get_longer_by_folding_can_be_sorted_and_found() {
+    let app = TestApp::start().await;
+    let (org, path) = org(&app).await;
+    let expanding: String = (0x3300_u32..0x3357).chain(0xfdf0..0xfdfc).filter_map(char::from_u32).collect();
+    let names = ["\u{fdfa}".repeat(200), "\u{3316}".repeat(200), expanding.repeat(2), "Tea".into()];
+    for (number, name) in names.iter().enumerate() {
+        let product = json!({ "sku": number.to_string(), "name": name, "price": 1, "currency": "EUR" });
+        create(&app, &path, &org.owner, product).await;
+    }
+    let (mut found, mut next) = (0, Some(format!("{path}?sort=name&limit=1")));
+    while let Some(target) = next {
+        let page = app.get(&target, Some(&org.owner)).await;
+        assert_eq!(page.status, StatusCode::OK, "{}", page.text);
+        found += page.body["items"].as_array().unwrap().len();
+        let cursor = page.body["next_cursor"].as_str();
+        next = cursor.map(|cursor| format!("{path}?sort=name&limit=1&cursor={cursor}"));
+    }
+    assert_eq!(found, names.len());
+    let search = app.get(&format!("{path}?search=\u{3316}"), Some(&org.owner)).await;
+    assert_eq!(search.body["items"].as_array().unwrap().len(), 2, "{}", search.text);
+}
+
 #[tokio::test]
 async fn a_change_can_require_the_state_that_was_read() {
     let app = TestApp::start().await;

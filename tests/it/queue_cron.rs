@@ -109,6 +109,19 @@ async fn missed_runs_are_replaced_by_one_or_skipped() {
     assert_eq!(queue.log.ran(), ["digest", "report"]);
 }
 
+/// A due time far in the future remains if the clock of Redis was ahead for some time.
+#[tokio::test]
+async fn a_due_time_that_the_schedule_does_not_have_is_replaced_without_a_run() {
+    let queue = TestQueue::new().await;
+    queue.tick().await;
+    let due = queue.due_at(DIGEST).await;
+    let year = 365 * 24 * 3_600_000;
+    queue.redis::<u32>(&["HSET", "{}:cron", DIGEST, &(due + year).to_string()]).await;
+    queue.tick().await;
+    assert_eq!(queue.due_at(DIGEST).await, due);
+    assert!(queue.log.ran.lock().unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn an_obsolete_schedule_is_deleted() {
     let queue = TestQueue::new().await;

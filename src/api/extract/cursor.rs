@@ -1,8 +1,8 @@
 //! The query parameter `cursor` of a list.
 //!
-//! A cursor contains the position of the last item of a page, and a digest of the list: its path, its filters and its
-//! order. It is opaque to clients, but neither secret nor signed. A forged cursor only changes where the page begins.
-//! It does not change which items the caller may see.
+//! A cursor contains the position of the last item of a page, a digest of the list (its path, its filters and its order), and a
+//! checksum, by which a damaged cursor is recognized. It is opaque to clients, but neither secret nor signed. A forged cursor
+//! only changes where the page begins. It does not change which items the caller may see.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     api::problem::{ApiError, FailedRequest, Result, RouteCatalog},
     error::Error,
-    security::hash,
+    security::{hash, hash_parts},
 };
 
 /// The name of the query parameter.
@@ -28,6 +28,8 @@ const PAGE_PARAMS: [&str; 3] = [NAME, "limit", "offset"];
 const MAX_CURSOR_CHARS: usize = 4_096;
 /// Length in bytes of the digest of the list at the beginning of a cursor.
 const DIGEST_BYTES: usize = 8;
+/// Length in bytes of the checksum at the end of a cursor.
+const CHECKSUM_BYTES: usize = 4;
 /// The error message for a cursor that is malformed, belongs to another list or has an invalid position.
 const INVALID_CURSOR: &str =
     "This cursor is damaged, or belongs to another list, filter or order; begin with the first page";
@@ -78,7 +80,9 @@ impl Cursor {
     /// Returns the cursor of the page that begins after `position`, and the path and query of a request for that page.
     pub(in crate::api) fn next(&self, position: &impl Serialize, limit: u32) -> (String, String) {
         let json = serde_json::to_vec(position).unwrap_or_default();
-        let text = BASE64_URL_SAFE_NO_PAD.encode([&self.digest[..], &json].concat());
+        let mut bytes = [&self.digest[..], &json].concat();
+        bytes.extend(checksum(&bytes));
+        let text = BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(&self.query).append_pair("limit", &limit.to_string()).append_pair(NAME, &text);
         let target = format!("{}?{}", self.path, query.finish());
@@ -111,11 +115,17 @@ impl Cursor {
     }
 }
 
-/// Returns the position in a cursor. `None` if the cursor is malformed or has another digest.
+/// Returns the checksum of the other bytes of a cursor.
+fn checksum(bytes: &[u8]) -> Vec<u8> {
+    hash_parts(&[bytes])[..CHECKSUM_BYTES].to_vec()
+}
+
+/// Returns the position in a cursor. `None` if the cursor is damaged or has another digest.
 fn position(text: &str, digest: &[u8; DIGEST_BYTES]) -> Option<Vec<u8>> {
     let bytes =
         BASE64_URL_SAFE_NO_PAD.decode(Some(text).filter(|text| text.len() <= MAX_CURSOR_CHARS)?).ok()?;
-    Some(bytes.strip_prefix(digest)?.to_vec())
+    let (bytes, found) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
+    (found == checksum(bytes)).then(|| bytes.strip_prefix(digest).map(<[u8]>::to_vec))?
 }
 
 /// Refuses a request with query parameters that the operation does not document, or with repeated query parameters. The error
@@ -216,17 +226,16 @@ mod tests {
         let digest = read("/things").unwrap().digest;
         let inputs = (any::<bool>(), text("A eyJ WzUs XQ - _ = + / %", 8));
         property(1, inputs, |(has_digest, text)| {
-            let start = if has_digest {
-                BASE64_URL_SAFE_NO_PAD.encode([&digest[..], b"["].concat())
+            let cursor = if has_digest {
+                let mut bytes = [&digest[..], b"[", text.as_bytes()].concat();
+                bytes.extend(checksum(&bytes));
+                BASE64_URL_SAFE_NO_PAD.encode(bytes)
             } else {
-                String::new()
+                text
             };
-            let cursor = format!("{start}{text}");
             let query = form_urlencoded::Serializer::new(String::new()).append_pair(NAME, &cursor).finish();
-            let bytes = BASE64_URL_SAFE_NO_PAD.decode(&cursor);
-            let is_own = bytes.is_ok_and(|bytes| bytes.starts_with(&digest));
             let page = read(&format!("/things?{query}"));
-            assert_eq!(page.is_ok(), is_own, "{cursor}");
+            assert_eq!(page.is_ok(), has_digest, "{cursor}");
             // An invalid position, such as an incomplete number, is an error and does not panic.
             assert!(
                 page.is_err() || page.is_ok_and(|page| page.after::<i64>().is_err()),
@@ -256,6 +265,7 @@ mod tests {
             String::new(),
             "!".into(),
             cursor[1..].into(),
+            cursor[..cursor.len() - 1].into(),
             format!("{cursor}="),
             format!("{cursor}&cursor={cursor}"),
             "A".repeat(MAX_CURSOR_CHARS + 4),
@@ -265,7 +275,9 @@ mod tests {
         // Valid Base64 with another position.
         let digest = &BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap()[..DIGEST_BYTES];
         for json in ["", "x", "null", "\"5\"", "5.5", "9223372036854775808", "[5]", "5 5"] {
-            let cursor = BASE64_URL_SAFE_NO_PAD.encode([digest, json.as_bytes()].concat());
+            let mut bytes = [digest, json.as_bytes()].concat();
+            bytes.extend(checksum(&bytes));
+            let cursor = BASE64_URL_SAFE_NO_PAD.encode(bytes);
             let read = read(&format!("/things?cursor={cursor}")).unwrap();
             assert!(read.after::<i64>().is_err(), "{json}");
         }

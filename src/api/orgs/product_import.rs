@@ -22,8 +22,6 @@ use crate::{
 
 /// Maximum size of the request body in bytes: 1,000 products of about 260 bytes each, in JSON.
 const MAX_IMPORT_BYTES: usize = 256 * 1024;
-/// Maximum number of errors that [`find_problems`] returns. A request can have 1,000 products with two errors each.
-const MAX_ERRORS: usize = 50;
 
 /// Operations that import products.
 pub(in crate::api) struct ProductImport(pub(super) App);
@@ -96,7 +94,7 @@ impl ProductImport {
 }
 
 /// Returns the errors that the validation against the schema does not find: repeated SKUs, and currencies with a character
-/// that is not a capital letter. Returns at most [`MAX_ERRORS`].
+/// that is not a capital letter.
 fn find_problems(products: &[ImportedProductIn]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut report = |index: usize, field: &str, msg: &str| {
@@ -112,7 +110,6 @@ fn find_problems(products: &[ImportedProductIn]) -> Vec<FieldError> {
             report(index, "currency", "Must be three capital letters (ISO 4217)");
         }
     }
-    errors.truncate(MAX_ERRORS);
     errors
 }
 

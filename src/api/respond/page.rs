@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::api::{
-    conditional::Tagged,
+    conditional::{Tagged, response, tag_of},
     extract::{Cursor, Limit},
     problem::Result,
 };
@@ -254,7 +254,10 @@ fn cut<R, P: Serialize + DeserializeOwned + Ord>(
 
 impl<T: ToJSON> IntoResponse for ArrayPage<T> {
     fn into_response(self) -> Response {
-        self.next.add_to(Tagged(self.items).into_response())
+        let json = self.items.to_json_string();
+        // The body has no cursor, so the tag also covers the header.
+        let tag = tag_of(&format!("{json}{}", self.next.cursor.as_deref().unwrap_or_default()));
+        self.next.add_to(response::<Vec<T>>(json, &tag))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cursors that a list accepts and refuses.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use saas::security::hash_parts;
 use serde_json::json;
 
 use super::INSERT_PAGED_USERS;
@@ -50,7 +51,7 @@ async fn a_cursor_is_accepted_only_by_its_own_list() {
     }
 }
 
-/// A cursor is not signed: a client can put any position into it after the digest of the list.
+/// A cursor is not signed: a client can put any position between the digest of the list and the checksum.
 #[tokio::test]
 async fn a_cursor_with_a_forged_position_begins_a_page_or_is_refused() {
     let app = TestApp::start().await;
@@ -80,6 +81,14 @@ async fn a_cursor_with_a_forged_position_begins_a_page_or_is_refused() {
     ] {
         let page = app.get(&format!("{list}limit=1"), Some(&admin)).await;
         let cursor = page.body["next_cursor"].as_str().unwrap_or_else(|| panic!("{list}: {}", page.text));
+        for damaged in [&cursor[..cursor.len() - 1], &cursor[..cursor.len() - 3], &cursor[1..]] {
+            let answer = app.get(&format!("{list}cursor={damaged}"), Some(&admin)).await;
+            assert_eq!(
+                answer.invalid_fields(),
+                fields(&[("query.cursor", "value_error")]),
+                "{list}{damaged}"
+            );
+        }
         let digest = &BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap()[..8];
         for position in [
             "0",
@@ -96,7 +105,9 @@ async fn a_cursor_with_a_forged_position_begins_a_page_or_is_refused() {
             "[null,1]",
             "[false,\"\\u0000\",1]",
         ] {
-            let forged = BASE64_URL_SAFE_NO_PAD.encode([digest, position.as_bytes()].concat());
+            let bytes = [digest, position.as_bytes()].concat();
+            let checksum = &hash_parts(&[&bytes])[..4];
+            let forged = BASE64_URL_SAFE_NO_PAD.encode([&bytes[..], checksum].concat());
             let answer = app.get(&format!("{list}cursor={forged}"), Some(&admin)).await;
             if answer.status != 200 {
                 let refused = fields(&[("query.cursor", "value_error")]);

@@ -217,6 +217,13 @@ async fn lists_that_are_arrays_have_pages_too() {
         let pages = read_pages(&app, &admin, &format!("{path}?limit=2"), async |_| {}).await;
         assert_eq!((pages.concat(), pages[0].len()), (items(&all).to_vec(), 2), "{path}");
     }
+    // The tag also covers the link, which only the header has.
+    let last = app.get("/admin/queues?limit=5", Some(&admin)).await;
+    let change = app.request(Method::PATCH, "/admin/queues/f").bearer_auth(&admin.token);
+    assert_eq!(Answer::of(change.json(&json!({ "paused": true }))).await.status, 200);
+    let first = app.get("/admin/queues?limit=5", Some(&admin)).await;
+    assert_eq!(items(&first), items(&last));
+    assert_ne!(first.header("etag"), last.header("etag"));
     let all = app.get("/admin/queues", Some(&admin)).await;
     assert!(items(&all).is_sorted_by_key(|queue| queue["name"].as_str().unwrap()), "{}", all.text);
 }
