@@ -29,9 +29,11 @@ use crate::{
     security::{Passwords, Pseudonyms, Sealer, Tokens},
 };
 
-/// Maximum number of sessions whose last use waits in memory to be written to the database. They need up to 8 MB.
+/// Maximum number of sessions whose last use waits in memory to be written to the database. They need up to 8 MB. At this
+/// number, uses of other sessions are not recorded.
 const MAX_PENDING_SESSIONS: usize = 100_000;
-/// Maximum number of API keys whose last use waits in memory to be written to the database.
+/// Maximum number of API keys whose last use waits in memory to be written to the database. At this number, uses of other keys
+/// are not recorded.
 const MAX_PENDING_KEYS: usize = 100_000;
 /// `Retry-After` for a user whose unfinished jobs are too many or too large. The value is an estimate, because the server does
 /// not know when the jobs finish.
@@ -83,7 +85,7 @@ impl App {
     /// Creates the application without connecting: PostgreSQL and Redis can be unavailable at startup.
     ///
     /// # Errors
-    /// If a setting is invalid.
+    /// If a setting is invalid, no database is configured, or a file with certificates or keys cannot be read.
     pub fn new(config: Config) -> anyhow::Result<Self> {
         let auth = &config.auth;
         // Servers and workers do not start without SECRET_KEY, unless DEBUG is on. A random key per process is safer than a

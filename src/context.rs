@@ -59,8 +59,8 @@ impl RequestContext {
         self.client_request_id.clone().or_else(|| self.request_id.clone()).unwrap_or_default()
     }
 
-    /// Returns the origin of a job that this request enqueues. `owner` is the user for whom the job runs, or `None` for a job
-    /// of the product itself.
+    /// Returns the origin, without a scope, of a job that this request enqueues. `owner` is the user for whom the job runs, or
+    /// `None` for a job of the product itself.
     pub fn origin(&self, owner: Option<i64>) -> Origin {
         let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
         Origin { owner, scope: None, request_id: text(&self.request_id), traceparent: text(&self.trace) }

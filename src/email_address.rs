@@ -38,7 +38,7 @@ impl EmailAddress {
     /// Characters that are invisible or need quotes are refused in the local part.
     ///
     /// # Errors
-    /// A message for the user.
+    /// If the text is not an accepted address. The error is a message for the user.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let address = Self::parse_sender(text)?;
         match address.for_mail.domain().contains('.') {

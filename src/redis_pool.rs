@@ -77,8 +77,7 @@ impl RedisPool {
     /// Creates the pool without connecting: the first command connects.
     ///
     /// # Errors
-    /// If `REDIS_URL` or the `REDIS_*` parts are invalid, or if `REDIS_URL` names a cluster and `REDIS_KEY_PREFIX` has no part
-    /// in braces.
+    /// As [`Redis::endpoints`]: if the URL, another `REDIS_*` setting or, for a cluster, `REDIS_KEY_PREFIX` is invalid.
     pub fn new(settings: &Redis) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.redis_timeout_ms);
         let endpoints = settings.endpoints()?.map_connections(with_keepalive);

@@ -69,8 +69,8 @@ async fn connect(config: &Config) -> anyhow::Result<AsyncPgConnection> {
 /// Checks the role `saas_tenant`, by which PostgreSQL isolates the data of organizations.
 ///
 /// # Errors
-/// If the role `saas_tenant` cannot be used, lacks privileges or is not restricted. The message has the SQL statements that
-/// fix it.
+/// If the role `saas_tenant` cannot be used, lacks privileges or is not restricted; the message has the SQL statements that
+/// fix it. Also if the database does not answer.
 pub(super) async fn check_tenant_role(conn: &AsyncPgConnection) -> anyhow::Result<()> {
     let problems = db::tenant_role_problems(conn).await?;
     match problems.is_empty() {

@@ -103,7 +103,8 @@ pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
 /// if a user has the address. Returns whether the admin was created.
 ///
 /// # Errors
-/// If the settings are invalid or the database does not answer.
+/// As [`check_admin`] and [`ensure_admin`]: if the settings are invalid, the database does not answer, or the password cannot
+/// be hashed.
 pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
     let settings = &app.config.auth.admin;
     let mut conn = app.db.get().await?;
@@ -147,7 +148,7 @@ pub(super) async fn migrate(
 /// their personal organizations if `PERSONAL_ORGANIZATIONS` is on.
 ///
 /// # Errors
-/// If the database does not answer.
+/// As [`db::connect`], [`email_keys::fill_missing_keys`] and [`personal_orgs::fill_missing`].
 pub(super) async fn complete_data(
     database: &Database,
     personal: &PersonalOrganizations,
@@ -161,11 +162,11 @@ pub(super) async fn complete_data(
 }
 
 /// Refuses to serve while an active admin has the default password. Only logs a warning if `DEBUG` is on and no other machine
-/// can connect to `host`.
+/// can connect to `host`. Checks only the [`admin_password::MAX_ADMINS_AT_START`] newest passwords of admins.
 ///
 /// # Errors
-/// If an active admin has the default password, unless only a warning is logged; the message has the fix. Also if the
-/// database does not answer.
+/// If one of these admins has the default password, unless only a warning is logged; the message has the fix. Also if the
+/// database does not answer, or too many passwords are being hashed.
 pub(super) async fn refuse_default_password(app: &App, host: IpAddr) -> anyhow::Result<()> {
     let admins = admin_password::find_default_passwords_at_start(app).await?;
     let Some(problem) = default_password_problem(&admins) else { return Ok(()) };

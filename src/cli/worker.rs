@@ -34,7 +34,8 @@ pub(super) struct Args {
     /// Exit when the queues are empty.
     #[arg(long)]
     burst: bool,
-    /// Do not move delayed jobs that are due, cron jobs and the jobs of dead workers to the queues. Another worker must do it.
+    /// Do not move delayed jobs that are due, cron jobs and the jobs of dead workers to the queues, and delete no old records.
+    /// Another worker must do both.
     #[arg(long)]
     no_scheduler: bool,
     #[command(flatten)]
@@ -84,11 +85,12 @@ pub(super) fn retention(settings: &config::Worker) -> Retention {
     }
 }
 
-/// Runs jobs until a shutdown is requested or, with `burst`, until the queues are empty. Updates the liveness file of the worker,
-/// also while the worker waits for PostgreSQL or Redis: the worker counts as healthy then, because a restart would not help.
+/// Runs jobs until a shutdown is requested or, with `burst`, until the queues are empty. Before that, enqueues the jobs of the
+/// outbox if the worker runs the product's own jobs. Updates the liveness file of the worker, also while the worker waits for
+/// PostgreSQL or Redis: the worker counts as healthy then, because a restart would not help.
 ///
 /// # Errors
-/// If PostgreSQL or Redis cannot be used, or the worker fails.
+/// As [`Worker::new`], [`wait_for_database`], [`check_tenant_role`], [`wait_for_usable_redis`] and [`Worker::run`].
 pub(super) async fn work(
     app: App,
     options: Options,

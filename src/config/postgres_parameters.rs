@@ -62,7 +62,8 @@ impl PostgresOptions {
     /// of the later one is empty.
     ///
     /// # Errors
-    /// If a parameter is not supported or has an invalid value. The message has no user and no password.
+    /// If a parameter is not supported or has an invalid value, parameters contradict each other, or there is no host. The
+    /// message has no user and no password.
     pub(super) fn parse(parameters: &[(String, String)]) -> Result<Self, String> {
         let mut parsed = ParsedParameters::new();
         for (name, value) in parameters {

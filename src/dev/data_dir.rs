@@ -106,7 +106,7 @@ pub(super) fn write_private_file(path: &Path, text: &str, account: Option<&Accou
 /// that starts no server must remove it.
 ///
 /// # Errors
-/// If the directory cannot be created.
+/// If the directory cannot be created, or this process runs as root and no account for the servers exists.
 pub fn test_dir() -> anyhow::Result<PathBuf> {
     let dir = std::env::temp_dir().join(format!("saas-test-{}", uuid::Uuid::new_v4().simple()));
     create_for(&dir, Account::unprivileged()?.as_ref())

@@ -37,10 +37,12 @@ const DATABASE: &str = "saas";
 const CTYPE_ARG: &str = if cfg!(target_os = "macos") { "--lc-ctype=UTF-8" } else { "--lc-ctype=C.UTF-8" };
 
 impl Server {
-    /// Starts a PostgreSQL server that stores its data below `dir`, with an empty database on the first start.
+    /// Starts a PostgreSQL server that stores its data below `dir`, with an empty database on the first start. If this process
+    /// runs as root and the account of the server cannot reach `dir`, the data is below `/var/lib/saas-dev`.
     ///
     /// # Errors
-    /// If PostgreSQL is not installed or does not start; the message has the end of its log.
+    /// If PostgreSQL is not installed, this process runs as root and no account for the server exists, the files of the server
+    /// cannot be created or read, or the server does not start. In the last case, the message has the end of the server's log.
     pub async fn postgres(dir: &Path, purpose: Purpose) -> anyhow::Result<Self> {
         let initdb = find_program(&["initdb"], BIN_DIRS, "postgresql")?;
         let program = initdb.with_file_name("postgres");

@@ -22,10 +22,13 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Server {
-    /// Starts a Redis server that stores its data below `dir`.
+    /// Starts a Redis server that stores its data below `dir`. If this process runs as root and the account of the server cannot
+    /// reach `dir`, the data is below `/var/lib/saas-dev`.
     ///
     /// # Errors
-    /// If Redis is not installed, is too old or does not start; the message has the end of its log.
+    /// If Redis is not installed or too old, this process runs as root and no account for the server exists, the files of the
+    /// server cannot be created or read, or the server does not start. In the last case, the message has the end of the server's
+    /// log.
     pub async fn redis(dir: &Path, purpose: Purpose) -> anyhow::Result<Self> {
         let chosen = std::env::var(PROGRAM_VARIABLE).ok().filter(|name| !name.is_empty());
         let names = chosen.as_deref().map_or(vec!["redis-server", "valkey-server"], |name| vec![name]);

@@ -22,10 +22,12 @@ const URLS_FILE: &str = "servers.env";
 const MAX_LOCK_ATTEMPTS: u32 = 10;
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Locks a state directory until the returned file is dropped or this process ends. Creates the directory if it is missing.
+/// Locks a state directory until the returned file is dropped or this process ends. Creates the directory if it is missing, and
+/// removes the URLs that a killed `saas dev` has left in it.
 ///
 /// # Errors
-/// If another `saas dev` uses the directory, or a file cannot be created.
+/// If another `saas dev` uses the directory, the directory or the lock file cannot be created or locked, or the file with the
+/// URLs cannot be removed.
 pub async fn lock_state(dir: &Path) -> anyhow::Result<File> {
     create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     let path = dir.join(LOCK_FILE);
@@ -33,7 +35,6 @@ pub async fn lock_state(dir: &Path) -> anyhow::Result<File> {
     for _ in 0..MAX_LOCK_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => {
-                // Removes the URLs that a killed process has left.
                 RunningServers::remove(dir)?;
                 return Ok(file);
             }
@@ -85,7 +86,7 @@ impl RunningServers {
     }
 
     /// Returns the servers of the `saas dev` that runs with this state directory. `None` if there is none, or
-    /// if this user cannot read its files.
+    /// if this user cannot read its files. Removes the URLs that a killed `saas dev` has left.
     pub fn find(dir: &Path) -> Option<Self> {
         let text = fs::read_to_string(dir.join(URLS_FILE)).ok()?;
         let lock = File::open(dir.join(LOCK_FILE)).ok()?;

@@ -13,7 +13,7 @@ const SERVER_DIRS: [&str; 2] = ["postgres", "redis"];
 /// ended.
 ///
 /// # Errors
-/// If a file or directory cannot be removed.
+/// If `dir` cannot be read, or a file or directory cannot be removed.
 pub async fn wipe(dir: &Path, except: &[&str]) -> anyhow::Result<()> {
     for name in SERVER_DIRS {
         let Ok(path) = dir.join("servers").join(name).canonicalize() else { continue };

@@ -100,7 +100,7 @@ impl BrokerSession {
     /// Settles completed deliveries and fetches jobs, in one round trip.
     ///
     /// Even if this future is dropped, the next flush repeats settlements that Redis did not answer, and releases a fetch
-    /// whose answer was lost. A repeated settlement has no effect, because a token settles a job once.
+    /// whose answer was lost. If Redis has applied a settlement, a repetition has no effect, because a token settles a job once.
     pub(super) async fn flush(&mut self, want: Room) -> FlushResult {
         let settled = !self.unsettled.is_empty();
         let mut flushed = FlushResult { fetched: Vec::new(), retry_after: None, complete: false, settled };

@@ -32,8 +32,8 @@ pub struct Queue {
 impl Queue {
     /// Creates a client that sends its commands on `connection`.
     ///
-    /// The connection may repeat a command whose answer was lost. Workers, [`server`](Self::server), and pushes that wait for
-    /// replicas open connections of their own with `connector`.
+    /// `connection` may send a command again if its answer was lost, because all scripts are safe to repeat. Workers,
+    /// [`server`](Self::server), and pushes that wait for replicas open connections of their own with `connector`.
     pub fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
         connector: impl Connector,
@@ -46,7 +46,8 @@ impl Queue {
     }
 
     /// Makes each call that enqueues wait until `replicas` replicas of Redis have the jobs, at most for
-    /// [`QueueOptions::timeout`]. With 0, no call waits.
+    /// [`QueueOptions::timeout`]. After this time, the call fails with [`Error::Unavailable`](super::Error::Unavailable), and
+    /// the jobs may run all the same. With 0, no call waits.
     pub fn wait_for_replicas(self, replicas: u32) -> Self {
         let pushes = self.pushes.wait_for_replicas(&self.connector, replicas);
         Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, ..self }

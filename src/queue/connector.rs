@@ -9,6 +9,9 @@ use tokio::sync::watch;
 pub trait Connector: Send + Sync + 'static {
     /// Connects within `connect_timeout`. Commands fail if they are not answered within `response_timeout`. Also returns the
     /// value of [`Self::primary_changes`] for the primary to which it has connected.
+    ///
+    /// # Errors
+    /// If no primary is known, or it does not answer in time or refuses the connection.
     fn connect(
         &self,
         connect_timeout: Duration,
@@ -18,7 +21,7 @@ pub trait Connector: Send + Sync + 'static {
     /// Connects within `connect_timeout`, and blocks the thread. For threads without an async runtime.
     ///
     /// # Errors
-    /// If the server does not answer in time, or refuses the connection.
+    /// As [`Self::connect`].
     fn connect_blocking(&self, connect_timeout: Duration) -> RedisResult<redis::Connection>;
 
     /// Returns a channel whose value changes when another server has become the primary. The caller must then replace older

@@ -36,7 +36,7 @@ pub struct QueueChanges {
     pub paused: Option<bool>,
     /// How many jobs of the queue may run at once, in all workers together.
     pub concurrency_limit: Option<Option<u32>>,
-    /// How many jobs of the queue may start per period, in all workers together.
+    /// How many jobs of the queue may start per period, in all workers together: a token bucket, see [`Rate`].
     pub rate_limit: Option<Option<Rate>>,
 }
 
@@ -57,7 +57,7 @@ impl Queue {
     /// Cancels a waiting job at once, and tells a running job to stop.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn cancel(&self, id: &str) -> Result<Cancel> {
         self.cancel_or_record(id, "").await
     }
@@ -67,7 +67,7 @@ impl Queue {
     /// later. Returns [`Cancel::Canceled`] also if the job had been canceled before.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn cancel_prepared(&self, job: &PreparedJob) -> Result<Cancel> {
         let origin = job.origin();
         let record = format!("c{}", ended_origin(origin.owner, origin.scope.as_deref()));
@@ -88,10 +88,11 @@ impl Queue {
         })
     }
 
-    /// Puts a failed job back into its queue and resets its failures. Returns false if the job is unknown or has not failed.
+    /// Puts a failed job back into its queue and resets its failures and crashes. The job does not get its unique key back, and
+    /// jobs that have failed because they waited for it stay failed. Returns false if the job is unknown or has not failed.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn requeue(&self, id: &str) -> Result<bool> {
         let call_id = Uuid::new_v4().simple().to_string();
         let mut call = self.prepare_call(&scripts::REQUEUE);
@@ -100,11 +101,11 @@ impl Queue {
         Ok(n > 0)
     }
 
-    /// Puts the failed jobs of a queue back into the queue, and returns how many. Jobs that fail after `queue` was read stay
-    /// failed.
+    /// Puts the failed jobs of a queue back into the queue, each as [`requeue`](Self::requeue) does. Jobs that fail after
+    /// `queue` was read stay failed. Returns how many jobs went back. The number is too low if an answer of Redis was lost.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn requeue_failed(&self, queue: &QueueInfo) -> Result<u64> {
         let mut total = 0;
         loop {
@@ -119,11 +120,13 @@ impl Queue {
     }
 
     /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Keeps jobs that are enqueued
-    /// or fail after `queue` was read. Returns how many jobs were deleted. The number is too low if an answer of Redis was
-    /// lost.
+    /// or fail after `queue` was read. Jobs that wait for a deleted job fail, unless [`EnqueueOptions::after_failures`] is set.
+    /// Returns how many jobs were deleted. The number is too low if an answer of Redis was lost.
+    ///
+    /// [`EnqueueOptions::after_failures`]: super::EnqueueOptions::after_failures
     ///
     /// # Errors
-    /// [`Error::Invalid`] for any other state; [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Invalid`] for any other state; [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn purge(&self, queue: &QueueInfo, state: State) -> Result<u64> {
         if !matches!(state, State::Queued | State::Scheduled | State::Deferred | State::Failed) {
             return Err(Error::invalid(
@@ -136,8 +139,8 @@ impl Queue {
         let last_id = format!("{started_at:012x}g");
         let (mut total, mut remaining) = (0, Vec::<String>::new());
         loop {
-            // A call that saw only new jobs deletes nothing, although old jobs may remain. So the script returns the
-            // remaining work.
+            // A call that examined only jobs from after the start of the purge deletes nothing, although earlier jobs may
+            // remain. So the script returns the remaining work.
             let mut call = self.prepare_call(&scripts::PURGE);
             call.arg(&queue.name).arg(state.as_str()).arg(JOBS_PER_CALL).arg(started_at).arg(&last_id);
             call.arg(&remaining);
@@ -150,10 +153,11 @@ impl Queue {
         }
     }
 
-    /// Deletes the jobs of an owner that are queued, scheduled, deferred or failed, and tells running jobs to stop.
+    /// Deletes the jobs of an owner that are queued, scheduled, deferred or failed, and tells the owner's running jobs to stop.
+    /// The returned numbers are too low if an answer of Redis was lost.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn purge_owner(&self, owner: i64) -> Result<PurgedOwner> {
         let mut purged = PurgedOwner::default();
         let mut remaining = "lists".to_owned();
@@ -172,7 +176,8 @@ impl Queue {
     /// if the settings of the queue differ from those in `expected`, unless they already have the new values.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the rate has no jobs or no period; [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Invalid`] if the rate has no jobs or no period; [`Error::Unavailable`] if Redis does not answer in time or
+    /// refuses the call.
     pub async fn change(
         &self,
         queue: &str,
@@ -206,7 +211,7 @@ impl Queue {
     /// Stops workers from fetching jobs of a queue. Jobs that were fetched before still run, and jobs can still be enqueued.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn pause(&self, queue: &str) -> Result<()> {
         let changes = QueueChanges { paused: Some(true), ..QueueChanges::default() };
         self.change(queue, &changes, None).await.map(drop)
@@ -215,7 +220,7 @@ impl Queue {
     /// Lets workers take jobs of a paused queue again.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn resume(&self, queue: &str) -> Result<()> {
         let changes = QueueChanges { paused: Some(false), ..QueueChanges::default() };
         self.change(queue, &changes, None).await.map(drop)
@@ -224,13 +229,14 @@ impl Queue {
     /// Limits how many jobs of a queue run at once, in all workers together; `None` removes the limit.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
     pub async fn limit_concurrency(&self, queue: &str, limit: Option<u32>) -> Result<()> {
         let changes = QueueChanges { concurrency_limit: Some(limit), ..QueueChanges::default() };
         self.change(queue, &changes, None).await.map(drop)
     }
 
-    /// Limits how many jobs of a queue start per period, in all workers together; `None` removes the limit.
+    /// Limits how many jobs of a queue start per period, in all workers together, by the token bucket of [`Rate`]. `None`
+    /// removes the limit.
     ///
     /// # Errors
     /// As [`Self::change`].

@@ -5,7 +5,7 @@
 //! changed since the scheduler read it, so each due time fires at most once.
 //!
 //! The name of a schedule contains its expression and time zone. While a new version with another expression is rolled out,
-//! the schedules of the old and the new workers have different names.
+//! the schedules of the old and the new workers have different names, so they do not overwrite each other's due times.
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};

@@ -24,8 +24,8 @@ const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// Maximum size of an outcome in bytes of JSON. A larger result belongs in a row or a file, and the job returns the key of
 /// the row or the name of the file.
 const MAX_OUTCOME_BYTES: usize = 1024 * 1024;
-/// How long a job whose task this build does not know is left to other workers, before the job fails. A newer build that is
-/// being rolled out may know the task.
+/// About how long a job whose task this build does not know is left to other workers, before the job fails. A newer build that
+/// is being rolled out may know the task.
 const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);
 /// Delay before a job is delivered again, if the check whether it may run returned an error.

@@ -29,11 +29,11 @@ impl Queue {
     /// [`wait_for_replicas`](Self::wait_for_replicas) says.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis is full, does not answer, or too few replicas have the job in time. In the last two
-    /// cases, the job may have been enqueued. [`Error::TooLarge`] and [`Error::TooDeep`] for arguments that are too large or
-    /// nested too deeply. [`Error::OwnerLimit`] if the job would exceed a limit of its owner. [`Error::Invalid`] for an
-    /// invalid scope. [`Error::Internal`] if `origin` has an owner, and users may not enqueue the job. Also if the name of
-    /// the queue is invalid, or the arguments cannot be serialized.
+    /// [`Error::Unavailable`] if Redis refuses the job, for example because it is full, does not answer in time, or too few
+    /// replicas have the job in time. In the last two cases, the job may have been enqueued. [`Error::TooLarge`] and
+    /// [`Error::TooDeep`] for arguments that are too large or nested too deeply. [`Error::OwnerLimit`] if the job would exceed
+    /// a limit of its owner. [`Error::Invalid`] for an invalid scope. [`Error::Internal`] if `origin` has an owner and users
+    /// may not enqueue the job, if the name of the queue is invalid, or if the arguments cannot be serialized.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
         let options = EnqueueOptions::default().for_origin(&origin)?;
         let (id, envelope) = create_job(job, &origin, &options)?;
@@ -89,8 +89,8 @@ impl Queue {
     /// [`OnDuplicate::KeepExisting`](super::OnDuplicate::KeepExisting) applies.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for invalid options; [`Error::UnknownJob`] if the job depends on one that does not exist; and
-    /// as [`enqueue`](Self::enqueue).
+    /// [`Error::Invalid`] for invalid options; [`Error::UnknownJob`] if a job in `after` does not exist, or its state is no
+    /// longer kept; and as [`enqueue`](Self::enqueue).
     pub async fn enqueue_with<J: Job>(
         &self,
         job: &J,

@@ -72,8 +72,8 @@ impl EnqueueOptions {
     /// Checks the options, and sets the group of a job with a scope or an owner.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a group, scope, key or window out of range, or too many dependencies. Also for any group of a
-    /// job with an owner or a scope, and for a group with a reserved name.
+    /// [`Error::Invalid`] for an invalid scope, a group, key or window out of range, or too many dependencies. Also for any
+    /// group of a job with an owner or a scope, and for a group with a reserved name.
     pub(super) fn for_origin(self, origin: &Origin) -> Result<Self> {
         self.check()?;
         origin.scope.as_deref().map_or(Ok(()), check_scope)?;

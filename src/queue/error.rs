@@ -32,7 +32,7 @@ pub enum Error {
     /// The arguments of a job are nested too deeply for a worker to parse.
     #[error("The job's arguments are nested too deeply")]
     TooDeep,
-    /// Redis did not answer or refused the command; the caller may try again.
+    /// Redis did not answer in time or refused the command, or too few of its replicas have a job. The caller may try again.
     #[error("Redis is unavailable")]
     Unavailable(#[source] BoxError),
     /// A bug, or data in Redis that this version cannot read.

@@ -112,15 +112,17 @@ impl Queue {
     /// Returns all queues, also empty ones, sorted by name.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call; [`Error::Internal`] if this version cannot
+    /// read the answer.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
         self.inspect(None).await
     }
 
-    /// Returns one queue; `None` if no job was ever enqueued in it, and it was never paused or limited.
+    /// Returns one queue; `None` if it does not exist. A queue exists from its first job, pause or limit until it is moved to
+    /// another prefix or server.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// As [`Self::queues`].
     pub async fn queue(&self, name: &str) -> Result<Option<QueueInfo>> {
         Ok(self.inspect(Some(name)).await?.pop())
     }
@@ -136,7 +138,7 @@ impl Queue {
     /// Returns the status of a job; `None` if it does not exist or has expired.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
+    /// As [`Self::queues`].
     pub async fn status(&self, id: &str) -> Result<Option<JobStatus>> {
         Ok(self.read_statuses(&[id.to_owned()], usize::MAX, usize::MAX).await?.pop())
     }
@@ -169,8 +171,7 @@ impl Queue {
     /// The payload of an envelope of more than 16 KiB is omitted; [`status`](Self::status) has it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for finished and canceled jobs, which have no list; [`Error::Unavailable`] if Redis does not
-    /// answer.
+    /// [`Error::Invalid`] for finished and canceled jobs, which have no list; and as [`Self::queues`].
     pub async fn list(&self, queue: &str, state: State, offset: u64, count: u64) -> Result<Vec<JobStatus>> {
         self.list_with(queue, state, offset, count, MAX_LISTED_ENVELOPE_BYTES).await
     }

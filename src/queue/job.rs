@@ -13,7 +13,7 @@ use super::{
 /// The part of the application that jobs use.
 pub trait JobState: Clone + Send + Sync + 'static {
     /// Returns whether a job may run. A worker calls this before each run of a job with an owner or a scope. If the job may
-    /// not run, the worker cancels it. After an error, the job is delivered again later.
+    /// not run, the worker cancels it. After an error, the job is delivered again 5 seconds later.
     fn may_run(&self, _origin: &Origin) -> impl Future<Output = Result<MayRun, BoxError>> + Send {
         async { Ok(MayRun::Yes) }
     }
@@ -43,14 +43,15 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     const QUEUE: &'static str = "default";
     /// Who may enqueue the job, and the largest size of its arguments. By default, users may not enqueue it.
     const ENQUEUE_BY: EnqueueBy = EnqueueBy::System;
-    /// The number of failed attempts after which the job has failed for good. Crashes of workers do not count.
+    /// The number of failed attempts after which the job has failed for good. Crashes of workers do not count, but a job also
+    /// fails for good when three workers have crashed while they ran it.
     const MAX_ATTEMPTS: u32 = 3;
     /// The wait after the first failure. It doubles with each failure, up to an hour, with jitter.
     const BACKOFF: Duration = Duration::from_secs(5);
     /// The time limit of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(180);
     /// How long the outcome is kept after the job has finished, or was canceled while it ran: 8 s to 366 days. A limit of
-    /// [`Retention`](super::Retention) or a full Redis shortens this time.
+    /// [`Retention`](super::Retention) or a nearly full Redis shortens this time.
     const RESULT_TTL: Duration = Duration::from_secs(60 * 60);
     /// When the job runs periodically. `None` if it does not.
     const SCHEDULE: Option<Schedule<Self>> = None;

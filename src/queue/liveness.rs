@@ -13,8 +13,8 @@ pub(super) const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts how often a worker has recorded that it is running; clones share the count.
 ///
-/// The count grows at least once a second while the worker waits for jobs, and within about 20 seconds while Redis does not
-/// answer. If it stays the same for longer, the loop hangs, or the async runtime is too busy to run it.
+/// The count grows at least once a second while the worker waits for jobs or for slots, and within about 20 seconds while Redis
+/// does not answer. If it stays the same for longer, the loop hangs, or the async runtime is too busy to run it.
 #[derive(Clone, Default)]
 pub struct Liveness(Arc<AtomicU64>);
 

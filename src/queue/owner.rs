@@ -60,7 +60,7 @@ const MAX_SCOPE_BYTES: usize = 100;
 
 /// Returns the group that Redis stores for a job with an owner, a scope or both; `None` for other jobs. Groups take turns, so
 /// the jobs of an owner or a scope do not wait for all jobs of another. The group of a job with both a scope and an owner
-/// ends with the owner, so that the scripts find the owner's waiting and running jobs.
+/// ends with the owner, from which the scripts derive the hash in which they count the job.
 pub(super) fn group_of(origin: &Origin) -> Option<String> {
     let owner = origin.owner.map(|owner| format!("{OWNER_GROUP_PREFIX}{owner}"));
     let Some(scope) = &origin.scope else { return owner };

@@ -41,7 +41,8 @@ impl PreparedJob {
     /// # Errors
     /// [`Error::Invalid`](super::Error::Invalid) for invalid options; [`Error::TooLarge`](super::Error::TooLarge) and
     /// [`Error::TooDeep`](super::Error::TooDeep) for the arguments; [`Error::Internal`](super::Error::Internal) if `origin`
-    /// has an owner, and users may not enqueue the job.
+    /// has an owner and users may not enqueue the job, if the name of the queue is invalid, or if the arguments cannot be
+    /// serialized.
     pub fn new<J: Job>(job: &J, origin: &Origin, options: EnqueueOptions) -> Result<Self> {
         let options = options.for_origin(origin)?;
         let (id, envelope) = create_job(job, origin, &options)?;
@@ -101,8 +102,9 @@ impl Queue {
     /// forgotten the id.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`](super::Error::UnknownJob) if the job depends on one that does not exist;
-    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer, in which case it may have stored the job.
+    /// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist, or its state is no longer kept;
+    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis refuses the job, for example because it is full, does not
+    /// answer in time, or too few replicas have the job in time. In the last two cases, Redis may have stored the job.
     pub async fn enqueue_prepared(&self, job: &PreparedJob) -> Result<String> {
         if !job.is_plain() {
             return self.enqueue_prepared_again(job, Duration::ZERO).await;
@@ -123,8 +125,8 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Forgotten`](super::Error::Forgotten) if the job is unknown, but may have ended, and its state may have been
-    /// deleted since. States are kept for a day, or for less if Redis is full or has too many of them. Also the errors of
-    /// [`enqueue_prepared`](Self::enqueue_prepared).
+    /// deleted since. States are kept for at least a day, or for less if Redis is full or has too many of them. Also the errors
+    /// of [`enqueue_prepared`](Self::enqueue_prepared).
     pub async fn enqueue_prepared_again(&self, job: &PreparedJob, since: Duration) -> Result<String> {
         let jobs = [(job.id.as_str(), job.envelope.as_str())];
         let limits = self.owner_limits();
@@ -137,14 +139,15 @@ impl Queue {
         Ok(id)
     }
 
-    /// Checks whether an owner may enqueue one more job, of `bytes`. Does not count the new job for its owner.
+    /// Checks whether an owner may enqueue one more job, of `bytes`. Does not count the new job for its owner. Without
+    /// [`limit_owners`](Self::limit_owners), every owner may enqueue.
     ///
     /// `written` has the id and the size of each job that is written elsewhere and may not be enqueued yet. These jobs count
     /// too. A job that is enqueued already counts once if it is among the first 200. Sizes are bytes of envelopes.
     ///
     /// # Errors
     /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if the job would exceed a limit;
-    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
+    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer in time or refuses the call.
     pub async fn check_owner(&self, owner: i64, bytes: u64, written: &[(String, u64)]) -> Result<()> {
         let Some(limits) = self.owner_limits() else { return Ok(()) };
         let (looked_up, others) = written.split_at(written.len().min(MAX_LOOKED_UP));

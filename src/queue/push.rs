@@ -40,13 +40,15 @@ pub(super) struct Push<'a> {
 
 /// Enqueues jobs. A repeated push enqueues nothing while Redis knows the ids, which the caller has created.
 ///
-/// Returns the ids of jobs that already exist or have ended, or the id of the job that has the same unique key.
+/// Returns the ids of jobs that already exist or have ended. With [`OnDuplicate::KeepExisting`], returns the id of the job that
+/// has the same unique key, if there is one.
 ///
 /// # Errors
-/// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist;
+/// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist, or its state is no longer kept;
 /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if the jobs would exceed a limit of their owner;
 /// [`Error::Forgotten`](super::Error::Forgotten) if a prepared job may have ended, but its state is not kept;
-/// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
+/// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer in time, or refuses the jobs because it is full
+/// or for another reason.
 pub(super) async fn push(client: &ScriptClient, push: &Push<'_>) -> Result<Vec<String>> {
     let Push { queue, jobs, options, limits, accepted } = *push;
     let when = match options.when {

@@ -193,7 +193,9 @@ impl Replication {
         }
     }
 
-    /// Returns an idle connection that works, or a new one, and the number of changes of the primary when it was opened.
+    /// Returns an idle connection or, if there is none that still leads to the primary and answers a ping, a new one. A
+    /// connection that was idle for less than [`PING_AFTER_IDLE`] is not pinged. Also returns the number of changes of the
+    /// primary when the connection was opened.
     async fn connect(&self, limit: Duration) -> RedisResult<(MultiplexedConnection, u64)> {
         while let Some(IdleConnection { mut connection, changes, since }) = self.take_idle() {
             if changes != *self.connector.primary_changes().borrow() {

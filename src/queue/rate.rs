@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// A rate limit: a token bucket of `jobs` tokens that refills completely in the time `per`.
+/// A rate limit: a token bucket of `jobs` tokens that refills completely in the time `per`. Each job that starts takes a token.
+/// So up to twice `jobs` can start in one period that begins with a full bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Rate {
     pub jobs: u32,

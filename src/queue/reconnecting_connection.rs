@@ -15,8 +15,8 @@ use super::connector::Connector;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// A connection that was idle for longer is pinged before it is used, because the server may have closed it. Servers close idle
-/// connections after a second or more.
+/// A connection that was idle for longer is pinged before it is used, because the server may have closed it. The shortest idle
+/// time-out that can be set in Redis is a second.
 const PING_AFTER_IDLE: Duration = Duration::from_millis(500);
 
 /// A dedicated connection that reconnects with back-off.

@@ -6,7 +6,7 @@
 //! confirms that the batch has arrived, and deletes the list.
 //!
 //! The new place stores the number of the last batch, so a batch that is sent twice is added once. If a move is interrupted,
-//! no job is lost or duplicated: a move that begins within 30 days continues with the same batch.
+//! no job is lost or duplicated: a move that begins within 30 days of the last batch continues with the same batch.
 
 use std::collections::BTreeSet;
 
@@ -79,7 +79,8 @@ struct Move<'a> {
 
 impl Queue {
     /// Moves jobs, states, outcomes, schedules, limits with their token buckets, pauses, totals and unique keys from `source`
-    /// to this queue.
+    /// to this queue. Limits, schedules and unique keys that this queue already has stay.
+    ///
     /// `source` must have another prefix or server. Jobs that were running are moved as jobs of a crashed worker. `report` is
     /// called after each batch, with the numbers of all batches so far.
     ///
@@ -125,7 +126,8 @@ impl Queue {
     }
 
     /// Returns the other prefixes of this server whose jobs no worker serves, as after a change of the prefix. Looks at a
-    /// limited number of keys, and leaves out prefixes whose keys the Redis user may not read.
+    /// limited number of keys, and leaves out prefixes that cannot be read, for example because the Redis user may not read
+    /// their keys.
     pub async fn other_prefixes(&self) -> Vec<OtherPrefix> {
         let mut others = Vec::new();
         for prefix in self.possible_prefixes().await {

@@ -21,7 +21,8 @@ const TICK_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CRASHES: u32 = 3;
 /// Base of the delay before a job becomes ready again after its second crash.
 const CRASH_BACKOFF: Duration = Duration::from_secs(5);
-/// How many failed jobs a queue keeps, and for how long.
+/// How many failed jobs a queue keeps, and for how long. Of one owner, Redis keeps 100 failed jobs in all queues
+/// (`MAX_FAILED_OF_OWNER` in `scripts/lib.lua`).
 const MAX_FAILED_JOBS: u32 = 100_000;
 const MAX_FAILED_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// Redis counts as nearly full from this part of `maxmemory`. Above `maxmemory`, Redis refuses jobs.
@@ -65,7 +66,7 @@ impl Scheduler {
     }
 
     /// Ticks until there is nothing left to do, for a worker that exits afterwards. If jobs of crashed workers cannot be
-    /// recovered yet, waits until they can.
+    /// recovered yet, waits until they can. Also returns if Redis does not answer.
     pub(super) async fn catch_up(&mut self) {
         while let Some(wait) = self.tick().await {
             // A longer pause would count as a gap between ticks, which restarts the wait.

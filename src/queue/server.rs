@@ -169,7 +169,8 @@ impl Queue {
     /// problems in the result. A missing permission to run INFO is one of the warnings.
     ///
     /// # Errors
-    /// If the server does not answer, is a replica, or refuses the connection or all writes.
+    /// If the server does not answer in time, is a replica, or returns an error other than a missing permission, for example
+    /// because it refuses all writes.
     pub async fn server(&self) -> RedisResult<Server> {
         match self.examine().await {
             Err(error) if is_denied(&error) => Ok(Server {

@@ -24,8 +24,8 @@ pub struct JobStatus {
     pub queue: String,
     pub owner: Option<i64>,
     pub scope: Option<String>,
-    /// The arguments, which only admins may read. `null` if the caller has left them out. Not kept after the job has
-    /// finished, or was canceled while it ran.
+    /// The arguments, which only admins may read. JSON `null` if the call omits them. `None` if they are not kept: after the
+    /// job has finished or was canceled while it ran, or if only the state of the job is kept.
     pub payload: Option<Value>,
     pub group: Option<String>,
     pub request_id: Option<String>,

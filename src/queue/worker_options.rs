@@ -10,7 +10,8 @@ pub struct Options {
     pub queues: Queues,
     /// How many jobs run at once.
     pub concurrency: usize,
-    /// How long after its last heartbeat a worker keeps its jobs.
+    /// How long after the last heartbeat of a worker other workers recover its jobs. The worker itself stops its jobs after
+    /// 80 % of this time.
     pub lease: Duration,
     /// How long running jobs may continue after the worker was told to stop.
     pub grace: Duration,

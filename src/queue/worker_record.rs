@@ -65,7 +65,7 @@ impl Queue {
     /// Returns the workers whose last heartbeat was in the last 30 seconds.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
+    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer in time or refuses the call.
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         let mut call = self.prepare_call(&scripts::INSPECT);
         call.arg("workers").arg(LISTED_FOR.as_millis() as u64);

@@ -55,7 +55,7 @@ pub(super) async fn confirm_migrations(database: &Database) -> anyhow::Result<bo
 /// login.
 ///
 /// # Errors
-/// If the database does not answer.
+/// If the address in `FIRST_SUPERUSER_EMAIL` is invalid, the database does not answer, or the password cannot be hashed.
 pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     let settings = &app.config.auth.admin;
     let email = &settings.first_superuser_email;

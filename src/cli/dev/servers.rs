@@ -16,7 +16,7 @@ impl Servers {
     /// Starts PostgreSQL and Redis, each if `config` names no such server, and sets the URLs in `config`.
     ///
     /// # Errors
-    /// If a server is not installed or does not start.
+    /// As [`Server::postgres`] and [`Server::redis`].
     pub(super) async fn start(&mut self, config: &mut Config, dir: &Path) -> anyhow::Result<()> {
         if !config.database.is_set() {
             let server = Server::postgres(dir, Purpose::Development).await?;

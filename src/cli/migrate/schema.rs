@@ -14,7 +14,8 @@ use crate::{
 /// Applies the migrations in `dir` to a private server, and writes its tables to `out`.
 ///
 /// # Errors
-/// If PostgreSQL is not installed, a migration fails or the file cannot be written.
+/// If the migrations cannot be read, the private server cannot be started, for example because PostgreSQL is not installed, a
+/// migration fails, or the file cannot be written.
 pub(super) async fn write(dir: &Path, out: &Path) -> anyhow::Result<()> {
     let migrations = Migrations::in_directory(dir)?;
     let server = Server::postgres(&dev::test_dir()?, Purpose::Test).await?;

@@ -34,7 +34,7 @@ pub(super) fn open(settings: &Redis) -> anyhow::Result<Queue> {
 /// Returns the state of a queue.
 ///
 /// # Errors
-/// If the queue was never used; the message lists the existing queues.
+/// If there is no such queue; the message lists the existing queues. Also the errors of [`Queue::queue`].
 pub(super) async fn existing_queue(queue: &Queue, name: &str) -> anyhow::Result<QueueInfo> {
     if let Some(info) = queue.queue(name).await? {
         return Ok(info);

@@ -94,7 +94,7 @@ fn nothing_deleted() -> anyhow::Result<ExitCode> {
 /// Asks the user whether to delete the jobs that `what` describes.
 ///
 /// # Errors
-/// If standard input is not a terminal.
+/// If standard input is not a terminal, or the question cannot be printed or the answer cannot be read.
 fn confirm(what: &str) -> anyhow::Result<bool> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {

@@ -43,9 +43,10 @@ end
 
 -- When a job has finished or was canceled, two records remain. Its outcome, with the result, is kept for RESULT_TTL, or for an
 -- hour if the job was canceled while it waited. Its state is kept for at least a day, because a push with `after`, a repeated
--- push and a late request for the status read it. `tick` deletes both earlier if there are too many records, or if Redis is
--- nearly full. The state is `f` (finished) or `c` (canceled), the id of the owner and, after a bar, the scope. A prepared job
--- that was canceled before it was pushed has a state, and no outcome.
+-- push and a late request for the status read it. `tick` deletes both earlier if there are too many records. It also deletes
+-- outcomes earlier if Redis is nearly full, and states if Redis refuses jobs and there are no outcomes.
+-- The state is `f` (finished) or `c` (canceled), the id of the owner and, after a bar, the scope. A prepared job that was
+-- canceled before it was pushed has a state, and no outcome.
 -- Records are stored in hashes (buckets). A bucket has the records of one kind with the same TTL that were stored in a period of
 -- an eighth of this TTL; a full bucket is followed by another one. The name of a bucket contains the TTL. For each kind of
 -- record, a sorted set has the names of the buckets, with the latest time at which a record may have been stored in the bucket.
@@ -105,8 +106,9 @@ end
 -- scope becomes ready, it is added to the list of the group `scope:<scope>`. If its owner is at the limit of running jobs when
 -- it is first in this list, `take` sets the job aside: it moves the job to the list of the group `scope:<scope>|owner:<id>`, so
 -- that the job does not delay the jobs of other owners in the scope.
+-- How many failed jobs of one owner are kept. `fail_jobs` deletes the owner's earliest failed job beyond this number.
 local MAX_FAILED_OF_OWNER = 100
-local MAX_RECOUNTED = 10000
+local MAX_RECOUNTED = 10000 -- see `recount`
 local SUMS = { jobs = true, bytes = true, running = true, counted = true }
 -- Returns the key of the account of a group's owner; nil if the group has no owner. Also finds the owner in the name that
 -- `purge` gives to a group.
@@ -182,7 +184,7 @@ local function recount(account, t)
 end
 
 -- Returns which limit of an owner new jobs would exceed: 'jobs', 'bytes', or nil for neither. `jobs` is the number of new jobs,
--- and `bytes` their total size.
+-- and `bytes` their total size. Corrects the sums of the account before it returns that a limit is exceeded.
 local function exceeded_limit(account, jobs, bytes, max_jobs, max_bytes, t)
   local function exceeded()
     local have, used = unpack(rc('HMGET', account, 'jobs', 'bytes'))
@@ -303,7 +305,8 @@ local function delete_jobs(ids)
   for _, key in ipairs(RECORD_KEYS) do rc('HDEL', P .. key, unpack(ids)) end
 end
 
--- Fails jobs for good; `errors` has the error of each, as JSON.
+-- Fails jobs for good; `errors` has the error of each, as JSON. Releases the unique keys of the jobs. The caller notifies their
+-- dependents.
 local function fail_jobs(q, ids, errors, t)
   local died, texts = {}, {}
   for i, id in ipairs(ids) do
@@ -414,6 +417,7 @@ local function cancel(id, envelope, t, by)
   process_notifications(100, t)
 end
 -- Cancels the jobs `ids`, which have stopped running without an outcome, if their cancellation was requested while they ran.
+-- A job with a malformed envelope is not canceled, because the outcome would not be valid JSON.
 local function cancel_requested(ids, t)
   if rc('EXISTS', P .. ':cancel') == 0 then return end
   for i, asked in ipairs(rc('SMISMEMBER', P .. ':cancel', unpack(ids))) do

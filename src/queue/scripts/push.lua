@@ -4,7 +4,8 @@
 --   queue
 --   n: number of jobs
 --   when the jobs are due (0: now, +ms: after a delay, ms: at this time)
---   front (1: before the ready jobs of the group or, without a group, of the queue that have no group; 0: after these jobs)
+--   front (1: before the ready jobs of the group or, without a group, before the ready jobs of the queue that have no group;
+--     0: after these jobs)
 --   group ('' for none)
 --   unique key ('' for none); this and the next four arguments are used only if n is 1
 --   window of the unique key (ms)

@@ -1,5 +1,5 @@
--- Puts failed jobs back into their queue, without their failed attempts and crashes. The jobs do not get their unique keys back,
--- and jobs that have failed because of them stay failed.
+-- Puts failed jobs back into their queue, without their failed attempts and crashes. The jobs do not get their unique keys back.
+-- Their dependents that have failed with them stay failed.
 -- ARGV: queue, latest time of failure (ms), maximum number of jobs (up to 1,000); or '', id of the call, id of a job
 -- Returns how many jobs went back
 local function requeue(q, ids)

@@ -10,6 +10,7 @@
 --                Then it fails for good; text is the error
 --   dead         the job has failed for good; text is the error
 --   release      the job goes back to the front of its queue or group, and no attempt is counted
+-- A job that is to be delivered again is canceled instead if its cancellation was requested while it ran.
 -- Returns the positions of the rejected entries among the entries, from 1
 local q, k = ARGV[1], tonumber(ARGV[2])
 local t, off, rejected = now(), 2 + k, {}
