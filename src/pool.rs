@@ -15,7 +15,7 @@ const ERROR_MAX_AGE: Duration = Duration::from_secs(5);
 pub struct LastError(Arc<Mutex<Option<(Instant, String)>>>);
 
 impl LastError {
-    /// Returns the reason why the pool has no connection: the last error if it is less than five seconds old, or else that no
+    /// Returns the reason why the pool has no connection: the last error if it is less than 5 seconds old, or else that no
     /// connection was free in time.
     pub fn explain(&self) -> String {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -34,8 +34,8 @@ pub(super) struct Args {
     /// Exit when the queues are empty.
     #[arg(long)]
     burst: bool,
-    /// Do not move delayed jobs that are due, cron jobs and the jobs of dead workers to the queues, and delete no old records.
-    /// Another worker must do both.
+    /// Do not move delayed jobs that are due, cron jobs and the jobs of dead workers to the queues, and do not delete expired
+    /// records of jobs. Another worker must do it.
     #[arg(long)]
     no_scheduler: bool,
     #[command(flatten)]

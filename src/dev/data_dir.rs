@@ -15,7 +15,10 @@ use super::{
 /// Creates the directory of one server, which only the account of the server can access. Returns its path.
 ///
 /// If this process runs as root, servers run under another account: `account`. If `account` cannot write to the directory
-/// `name` in `dir`, the data is stored in [`fallback_dir`].
+/// `name` in `dir`, the data is stored in [`fallback_dir`], and earlier data is moved there.
+///
+/// # Errors
+/// If a directory cannot be created, the data cannot be moved, or `account` can write to neither directory.
 pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> anyhow::Result<PathBuf> {
     // The directory of all servers belongs to this user, not to the account of one server.
     create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;

@@ -54,7 +54,8 @@ fn rate_value(rate: Option<Rate>) -> String {
 }
 
 impl Queue {
-    /// Cancels a waiting job at once, and tells a running job to stop.
+    /// Cancels a waiting job at once, and tells a running job to stop. Jobs that wait for a canceled job fail, unless their
+    /// [`after_failures`](super::EnqueueOptions::after_failures) is set.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
@@ -120,10 +121,9 @@ impl Queue {
     }
 
     /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Keeps jobs that are enqueued
-    /// or fail after `queue` was read. Jobs that wait for a deleted job fail, unless [`EnqueueOptions::after_failures`] is set.
-    /// Returns how many jobs were deleted. The number is too low if an answer of Redis was lost.
-    ///
-    /// [`EnqueueOptions::after_failures`]: super::EnqueueOptions::after_failures
+    /// or fail after `queue` was read. Jobs that wait for a deleted job fail, unless their
+    /// [`after_failures`](super::EnqueueOptions::after_failures) is set. Returns how many jobs were deleted. The number is too
+    /// low if an answer of Redis was lost.
     ///
     /// # Errors
     /// [`Error::Invalid`] for any other state; [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
@@ -154,7 +154,8 @@ impl Queue {
     }
 
     /// Deletes the jobs of an owner that are queued, scheduled, deferred or failed, and tells the owner's running jobs to stop.
-    /// The returned numbers are too low if an answer of Redis was lost.
+    /// Jobs that wait for a deleted job fail, as with [`purge`](Self::purge). The returned numbers are too low if an answer of
+    /// Redis was lost.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.

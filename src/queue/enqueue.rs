@@ -147,6 +147,10 @@ impl Queue {
 }
 
 /// Returns the id and the envelope of a new job.
+///
+/// # Errors
+/// [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments; [`Error::Internal`] if the name of the queue is invalid, the
+/// arguments cannot be serialized, or `origin` has an owner and users may not enqueue the job.
 pub(super) fn create_job<J: Job>(
     job: &J,
     origin: &Origin,

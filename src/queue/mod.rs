@@ -18,7 +18,7 @@
 //! | `broker_session`, `connector`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
 //! | `leases`, `heartbeat`, `worker_record` | the leases of a worker, the threads that renew them, and the list of workers |
-//! | `scheduler`, `cron`, `queues` | due and periodic jobs, jobs of crashed workers, old records, the order of queues |
+//! | `scheduler`, `cron`, `queues` | due and periodic jobs, jobs of crashed workers, expired records, the order of queues |
 //! | `scripts`, `script_client` | the transitions as Lua scripts, and the client that calls them |
 //! | `error` | the errors of the engine |
 

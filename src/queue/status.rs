@@ -56,6 +56,9 @@ type Live = (String, Vec<u8>, Option<u32>, Option<u32>, Option<String>, Option<S
 
 impl JobStatus {
     /// Parses the answer of the status script; `None` for an unknown job.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the answer has another form, or the outcome is malformed. A malformed envelope is no error.
     pub(super) fn parse(id: &str, answer: Vec<redis::Value>) -> Result<Option<Self>> {
         Ok(match &answer[..] {
             [] => None,

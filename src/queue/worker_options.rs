@@ -18,7 +18,7 @@ pub struct Options {
     /// Whether the worker exits when it runs no job and finds none that may start. It still waits for rate limits.
     pub burst: bool,
     /// Whether the worker runs a scheduler, for delayed and periodic jobs, the jobs of crashed workers, and the deletion of
-    /// old records.
+    /// records that have expired or exceed `retention`.
     pub scheduler: bool,
     /// A queue that comes before `queues`, whether or not it is one of them.
     pub reserved: Option<ReservedQueue>,

@@ -61,8 +61,8 @@ elseif state == 'queued' then
   if lists[at] then remaining[1] = integer(moved - at + 1) end
   for i = at, #lists do remaining[#remaining + 1] = lists[i] end
 else
-  -- Scheduled and deferred jobs are sorted by their due times, so new jobs may come before old ones. ZSCAN finds each job that
-  -- stays in the set from the first to the last call.
+  -- Scheduled and deferred jobs are sorted by their due times, so jobs that were created after the purge started may come before
+  -- others. ZSCAN finds each job that stays in the set from the first to the last call.
   local cursor, with_scores = unpack(rc('ZSCAN', from, ARGV[6] or 0, 'COUNT', max))
   local found = {}
   for i = 1, #with_scores, 2 do found[#found + 1] = with_scores[i] end

@@ -1,7 +1,7 @@
--- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, notifies dependents, and deletes old records
--- of ended jobs, old failed jobs, and the entries of workers that have stopped sending heartbeats. Also wakes a worker for each
--- queue with ready jobs, in case a wake-up was lost. Each call does the work that is due, so the schedulers of several workers
--- may call the script at any time.
+-- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, and notifies dependents. Deletes records of
+-- ended jobs that have expired, failed jobs whose time is over, records and failed jobs beyond their limits, and the entries of
+-- workers that have stopped sending heartbeats. Also wakes a worker for each queue with ready jobs, in case a wake-up was lost.
+-- Each call does the work that is due, so the schedulers of several workers may call the script at any time.
 -- ARGV:
 --   length of the leases (ms)
 --   longest normal gap between two calls (ms)
