@@ -136,7 +136,8 @@ async fn check_migrations(app: &App, migrate: bool, conn: AsyncPgConnection) -> 
 }
 
 /// Serves requests until a shutdown is requested. Then finishes running requests, and writes the times of use of sessions and
-/// API keys that are not in the database yet. A second request to shut down drops the running requests, or these times.
+/// API keys that are not in the database yet. A second request to shut down drops the requests that still run, or the times
+/// that are not written yet.
 ///
 /// # Errors
 /// If a setting is invalid or the listener fails.
