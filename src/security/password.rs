@@ -198,13 +198,18 @@ pub struct HashPermit {
 }
 
 impl HashPermit {
-    /// Hashes a password in its [normalized form](normalize_password).
+    /// Hashes a password in its [normalized form](normalize_password), which must have at most [`MAX_PASSWORD_BYTES`].
     ///
     /// # Errors
-    /// [`Error::Internal`] if bcrypt fails or panics.
+    /// [`Error::Internal`] if the password is too long, or if bcrypt fails or panics.
     pub async fn hash(self, password: String) -> Result<String> {
+        let password = normalize_password(&password).into_owned();
+        // bcrypt would truncate the password, and `verify` would then refuse it.
+        if password.len() > MAX_PASSWORD_BYTES {
+            return Err(Error::internal("the password to hash has more than 72 bytes"));
+        }
         let cost = self.cost;
-        self.run(move || bcrypt::hash(&*normalize_password(&password), cost).map_err(Error::internal)).await
+        self.run(move || bcrypt::hash(&password, cost).map_err(Error::internal)).await
     }
 
     /// Verifies a password, as it was typed and in its [normalized form](normalize_password) if that differs.
@@ -315,7 +320,10 @@ mod tests {
         let hash = passwords.hash(full.clone()).await.unwrap();
         assert!(passwords.verify(full.clone(), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify("x".repeat(MAX_PASSWORD_BYTES - 1), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.verify(full + "y", Some(hash)).await.unwrap());
+        assert!(!passwords.verify(full.clone() + "y", Some(hash)).await.unwrap());
+        for too_long in [full + "y", "\u{FB2C}".repeat(13)] {
+            assert!(passwords.hash(too_long.clone()).await.is_err(), "{too_long}");
+        }
     }
 
     #[tokio::test]

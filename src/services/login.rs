@@ -25,7 +25,9 @@ use crate::{
         two_factor::TwoFactor,
         user::{User, UserChanges},
     },
-    security::{self, HashFor, OpaqueToken, PasswordMatch, TokenSubject},
+    security::{
+        self, HashFor, MAX_PASSWORD_BYTES, OpaqueToken, PasswordMatch, TokenSubject, normalize_password,
+    },
 };
 
 /// Maximum number of codes that a client can try with one challenge.
@@ -259,8 +261,11 @@ async fn open_session(
 
 /// Replaces an outdated hash: its work factor is below `BCRYPT_COST`, or it was computed from the password before
 /// Unicode normalization. A login does this, because a new hash needs the password. If this fails, the next login tries
-/// again.
+/// again. Keeps the hash of a password that is too long in its normalized form: only the typed form can match.
 async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch) {
+    if normalize_password(&password).len() > MAX_PASSWORD_BYTES {
+        return;
+    }
     let is_outdated = |hash: &&str| result == PasswordMatch::AsTyped || app.passwords.is_outdated(hash);
     let Some(old) = user.hashed_password.as_deref().filter(is_outdated) else {
         return;

@@ -56,6 +56,19 @@ async fn a_password_that_an_earlier_release_hashed_as_typed_stays_valid() {
     assert_eq!(column(&app.database, "SELECT hashed_password FROM users").await, hashes);
 }
 
+/// The hash must stay: a hash of form C would cover only a part of the password.
+#[tokio::test]
+async fn a_password_that_is_too_long_only_in_form_c_keeps_its_hash_as_typed() {
+    let app = TestApp::start().await;
+    let password = "\u{FB2C}".repeat(13);
+    assert_eq!(password.len(), 39, "78 bytes in form C");
+    let hash = bcrypt::hash(&password, 4).unwrap();
+    app.sql(&format!("INSERT INTO users (email, hashed_password) VALUES ('a@example.com', '{hash}')")).await;
+    for _ in 0..2 {
+        assert_logs_in(&app, "a@example.com", &password).await;
+    }
+}
+
 #[tokio::test]
 async fn the_limits_of_a_password_apply_to_the_hashed_form() {
     let app = TestApp::start().await;
