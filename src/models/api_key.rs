@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use diesel::prelude::*;
+use diesel::{dsl::sql, expression::SqlLiteral, prelude::*, sql_types::Bool};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{after, clock::DatabaseClock, clock_timestamp, days, delete_batch, now};
@@ -71,6 +71,11 @@ pub struct Rotation<'a> {
     /// When the replaced secret, which becomes the previous secret, expires.
     pub previous_expires_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Returns the condition that a key is neither revoked nor expired.
+fn is_active() -> SqlLiteral<Bool> {
+    sql("(api_keys.revoked_at IS NULL AND (api_keys.expires_at IS NULL OR api_keys.expires_at > now()))")
 }
 
 impl ApiKey {
@@ -171,12 +176,9 @@ impl ApiKey {
 
     /// Returns the number of keys of an organization that are neither revoked nor expired.
     pub async fn count_active(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<i64> {
-        let is_unexpired =
-            api_keys::expires_at.is_null().or(api_keys::expires_at.assume_not_null().gt(now()));
         api_keys::table
             .filter(api_keys::org_id.eq(org_id))
-            .filter(api_keys::revoked_at.is_null())
-            .filter(is_unexpired)
+            .filter(is_active())
             .count()
             .get_result(&mut conn)
             .await
@@ -232,22 +234,22 @@ impl ApiKey {
             .await
     }
 
-    /// Revokes the keys of an organization that a member has created. Returns the ids of the revoked keys.
+    /// Revokes the unexpired keys of an organization that a member has created. Returns the ids of the revoked keys.
     pub async fn revoke_of_member(tx: &Tx<'_>, org_id: i64, user_id: i64) -> QueryResult<Vec<i64>> {
         let mut conn = tx.conn();
         let own = api_keys::org_id.eq(org_id).and(api_keys::created_by.eq(user_id));
-        diesel::update(api_keys::table.filter(own.and(api_keys::revoked_at.is_null())))
+        diesel::update(api_keys::table.filter(own.and(is_active())))
             .set(api_keys::revoked_at.eq(now().nullable()))
             .returning(api_keys::id)
             .get_results(&mut conn)
             .await
     }
 
-    /// Revokes all keys that a user has created. Returns the organization and the id of each revoked key.
+    /// Revokes all unexpired keys that a user has created. Returns the organization and the id of each revoked key.
     pub async fn revoke_of_user(tx: &Tx<'_>, user_id: i64) -> QueryResult<Vec<(i64, i64)>> {
         let mut conn = tx.conn();
-        let own = api_keys::created_by.eq(user_id).and(api_keys::revoked_at.is_null());
-        diesel::update(api_keys::table.filter(own))
+        let own = api_keys::created_by.eq(user_id);
+        diesel::update(api_keys::table.filter(own.and(is_active())))
             .set(api_keys::revoked_at.eq(now().nullable()))
             .returning((api_keys::org_id, api_keys::id))
             .get_results(&mut conn)

@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::delete_batch;
 use crate::schema::audit_log;
 
+/// Maximum number of entries of one INSERT. A statement can have at most 65,535 parameters, and each entry needs up to 11.
+const MAX_INSERT_ROWS: usize = 1_000;
+
 /// An entry of the audit trail: an actor, an action and its target.
 #[derive(HasQuery, Debug)]
 #[diesel(table_name = audit_log)]
@@ -62,9 +65,12 @@ impl NewAuditEntry<'_> {
         diesel::insert_into(audit_log::table).values(self).execute(&mut conn).await
     }
 
-    /// Inserts entries with one statement.
-    pub async fn insert_all(entries: &[Self], mut conn: &AsyncPgConnection) -> QueryResult<usize> {
-        diesel::insert_into(audit_log::table).values(entries).execute(&mut conn).await
+    /// Inserts any number of entries.
+    pub async fn insert_all(entries: &[Self], mut conn: &AsyncPgConnection) -> QueryResult<()> {
+        for rows in entries.chunks(MAX_INSERT_ROWS) {
+            diesel::insert_into(audit_log::table).values(rows).execute(&mut conn).await?;
+        }
+        Ok(())
     }
 }
 

@@ -196,7 +196,8 @@ impl Invitation {
         }
     }
 
-    /// Revokes all open invitations whose current link a user has sent. Returns the organization and the id of each.
+    /// Revokes all open, unexpired invitations whose current link a user has sent. Returns the organization and the id of
+    /// each.
     pub async fn revoke_of_inviter(tx: &Tx<'_>, user_id: i64) -> QueryResult<Vec<(i64, i64)>> {
         let mut conn = tx.conn();
         diesel::update(invitations::table)
@@ -204,6 +205,7 @@ impl Invitation {
             .filter(invitations::accepted_at.is_null())
             .filter(invitations::declined_at.is_null())
             .filter(invitations::revoked_at.is_null())
+            .filter(invitations::expires_at.gt(now()))
             .set(invitations::revoked_at.eq(now().nullable()))
             .returning((invitations::org_id, invitations::id))
             .get_results(&mut conn)

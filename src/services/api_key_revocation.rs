@@ -81,8 +81,8 @@ pub async fn revoke_by_id(conn: &mut AsyncPgConnection, id: i64) -> Result<Optio
     .await
 }
 
-/// Revokes the keys that a user has created in an organization, when the membership of the user ends. Writes audit
-/// entries, and sends no mail.
+/// Revokes the unexpired keys that a user has created in an organization, when the membership of the user ends. Writes
+/// audit entries, and sends no mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -92,8 +92,8 @@ pub(super) async fn revoke_of_member(tx: &Tx<'_>, org_id: i64, user_id: i64) -> 
     write_revoked(tx, keys, "membership_ended").await
 }
 
-/// Revokes all keys that a user has created, when another person takes over the account. Writes audit entries, and sends no
-/// mail.
+/// Revokes all unexpired keys that a user has created, when another person takes over the account. Writes audit entries, and
+/// sends no mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -103,9 +103,6 @@ pub(super) async fn revoke_of_user(tx: &Tx<'_>, user_id: i64) -> Result<()> {
 
 /// Writes the audit entries of revoked keys. `keys` are pairs of the id of the organization and the id of the key.
 async fn write_revoked(tx: &Tx<'_>, keys: Vec<(i64, i64)>, reason: &'static str) -> Result<()> {
-    if keys.is_empty() {
-        return Ok(());
-    }
     let entries = keys.into_iter().map(|(org_id, id)| {
         Entry::row(org_id, "api_key", id, Action::ApiKeyRevoked).after(json!({ "reason": reason }))
     });

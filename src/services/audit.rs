@@ -254,7 +254,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Writes several entries with one statement.
+    /// Writes any number of entries.
     ///
     /// # Errors
     /// As [`Self::write`].

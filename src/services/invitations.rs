@@ -156,16 +156,13 @@ pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Re
     .await
 }
 
-/// Revokes all open invitations that a user has sent, when another person takes over the account. Writes audit entries, and
-/// sends no mail.
+/// Revokes all open, unexpired invitations that a user has sent, when another person takes over the account. Writes audit
+/// entries, and sends no mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn revoke_of_inviter(tx: &Tx<'_>, user_id: i64) -> Result<()> {
     let revoked = Invitation::revoke_of_inviter(tx, user_id).await?;
-    if revoked.is_empty() {
-        return Ok(());
-    }
     let entries = revoked.into_iter().map(|(org_id, id)| {
         let entry = Entry::invitation(org_id, id, Action::InvitationRevoked);
         entry.after(json!({ "reason": "account_taken_over" }))

@@ -138,6 +138,42 @@ async fn keys_and_invitations_of_an_attacker_are_revoked_when_the_owner_of_the_a
     }
 }
 
+/// A statement of PostgreSQL has at most 65,535 parameters. An attacker must not prevent the take-over with more keys or
+/// invitations than one statement can record.
+#[tokio::test]
+async fn any_number_of_keys_and_invitations_of_an_attacker_are_revoked_except_expired_ones() {
+    let app = TestApp::start().await;
+    let mallory = register(&app, BOB, GUESSED).await;
+    let made = app.post("/orgs", Some(&mallory), json!({ "name": "Trap" })).await;
+    let (trap, id) = (made.body["id"].as_i64().unwrap(), mallory.id);
+    app.sql(&format!(
+        "INSERT INTO api_keys (org_id, created_by, name, scopes, hash, hint, lifetime_days, expires_at)
+         SELECT {trap}, {id}, 'x', 'job:read', sha256(n::text::bytea), 'x', 90,
+             now() + sign(n) * interval '1 day'
+         FROM generate_series(-5, 10000) n"
+    ))
+    .await;
+    app.sql(&format!(
+        "INSERT INTO invitations
+             (org_id, email, email_key, role, invited_by, link_id, token_hash, link_shown, expires_at)
+         SELECT {trap}, n || '@example.com', n || '@example.com', 'member', {id}, gen_random_uuid(),
+             sha256(n::text::bytea), false, now() + sign(n) * interval '1 day'
+         FROM generate_series(-5, 10000) n"
+    ))
+    .await;
+    let forgot = app.post("/auth/forgot-password", None, json!({ "email": BOB })).await;
+    assert!(forgot.status.is_success(), "{}", forgot.text);
+    let reset = json!({ "token": app.mailed_token(BOB).await, "password": PASSWORD });
+    let reset = app.post("/auth/reset-password", None, reset).await;
+    assert!(reset.status.is_success(), "{}", reset.text);
+    let revoked = format!(
+        "SELECT action || ' ' || count(*) FROM audit_log
+         WHERE org_id = {trap} AND after ->> 'reason' = 'account_taken_over' GROUP BY action ORDER BY action"
+    );
+    let expected = ["api_key.revoked 10000", "invitation.revoked 10000"];
+    assert_eq!(column(&app.database, &revoked).await, expected);
+}
+
 /// The inviter has seen the link, so the link does not prove that a person who has it owns the address.
 #[tokio::test]
 async fn a_link_that_was_not_mailed_does_not_verify_the_address() {
