@@ -21,13 +21,15 @@ const BATCH_KEYS: i64 = 50;
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Sends a notice to the creator of a key and to the owner of the organization of the key. Leaves out a user who is suspended
-/// in the organization or no longer a member, and a user who is deactivated or scheduled for deletion.
+/// in the organization or no longer a member, a user who is deactivated or scheduled for deletion, and the user `muted`.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
-pub(super) async fn send(tx: &Tx<'_>, key: &ApiKey, notice: &Notice) -> Result<()> {
+pub(super) async fn send(tx: &Tx<'_>, key: &ApiKey, notice: &Notice, muted: Option<i64>) -> Result<()> {
     for user in Membership::active_owner_and(tx, key.org_id, key.created_by).await? {
-        OutboxMessage::notice(&user, notice.clone()).send(tx).await?;
+        if Some(user.id) != muted {
+            OutboxMessage::notice(&user, notice.clone()).send(tx).await?;
+        }
     }
     Ok(())
 }
@@ -61,7 +63,7 @@ async fn announce_batch(tx: &Tx<'_>) -> Result<usize> {
             continue;
         };
         let (name, on) = (key.name.clone(), date_in_words(expires_at));
-        send(tx, key, &Notice::ApiKeyExpires { organization: org.name, key: name, on }).await?;
+        send(tx, key, &Notice::ApiKeyExpires { organization: org.name, key: name, on }, None).await?;
     }
     let ids: Vec<_> = keys.iter().map(|key| key.id).collect();
     ApiKey::mark_expiry_notified(tx, &ids).await?;

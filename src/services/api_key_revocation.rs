@@ -144,7 +144,7 @@ async fn revoke_leaked_secret(tx: &Tx<'_>, key: ApiKey, current_has_leaked: bool
     if let Some(org) = Organization::find(tx, key.org_id).await? {
         let (name, present_is_valid) = (key.name.clone(), !current_has_leaked);
         let notice = Notice::ApiKeyLeaked { organization: org.name, key: name, present_is_valid };
-        api_key_notices::send(tx, &key, &notice).await?;
+        api_key_notices::send(tx, &key, &notice, None).await?;
     }
     Ok(Some(Leaked { key, current_is_valid: !current_has_leaked }))
 }

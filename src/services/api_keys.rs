@@ -12,6 +12,7 @@ use super::{
     org_names::parse_name,
     permissions::Permission,
     precondition::Precondition,
+    throttle::Throttle,
     transaction::change,
 };
 use crate::{
@@ -114,6 +115,9 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
     let (name, scopes) = (parse_name(&new.name)?, parse_scopes(&new.scopes)?);
     let secret = api_key::random()?;
     let (secret_hash, hint) = (hash(&secret), api_key::hint(&secret));
+    // The unverified address of the actor may belong to a stranger. It gets only a few mails; more keys can be created.
+    let may_notify = Throttle::notice(app, actor.context(), actor.user()).await.is_ok();
+    let muted = (!may_notify).then(|| actor.user().id);
     let key = change(app, actor, Affected::Actor, async |tx, locked| {
         let org = org_access::lock(tx, access).await?.org;
         // The lock of the organization serializes concurrent requests, so the count is exact.
@@ -142,7 +146,7 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
             by: locked.actor().email.clone(),
             expires_on: key.expires_at.map(api_key_notices::date_in_words),
         };
-        api_key_notices::send(tx, &key, &notice).await?;
+        api_key_notices::send(tx, &key, &notice, muted).await?;
         Ok(key)
     })
     .await?;

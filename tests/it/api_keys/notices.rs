@@ -42,6 +42,21 @@ async fn the_creator_and_the_owner_are_notified_of_a_new_key() {
     assert!(text.contains("expires on"), "{text}");
 }
 
+/// The address may belong to a stranger.
+#[tokio::test]
+async fn an_unverified_address_gets_few_notices_of_new_keys() {
+    const SUBJECT: &str = "An API key was created";
+    let app = TestApp::start().await;
+    let owner = app.user().await;
+    let org = create_org(&app, &owner).await;
+    app.sql(&format!("UPDATE users SET email_verified_at = NULL WHERE id = {}", owner.id)).await;
+    for _ in 0..12 {
+        create_key(&app, org, &owner, &SCOPES).await;
+    }
+    let (recipients, _) = mails(&app, SUBJECT).await;
+    assert!((1..12).contains(&recipients.len()), "{recipients:?}");
+}
+
 #[tokio::test]
 async fn the_expiry_of_a_key_is_announced_once_in_its_last_seven_days() {
     const SUBJECT: &str = "An API key expires soon";
