@@ -198,7 +198,8 @@ impl LockedUsers {
         &self.actor
     }
 
-    /// Returns the actor, unless the password was set since `checked` was read. For a change after a check of the password.
+    /// Returns the actor, unless the password was set since `checked` was read. For a change after a check of the password:
+    /// `checked` is the row whose password was verified. A cached user may be older than this row.
     ///
     /// # Errors
     /// [`Error::WrongPassword`] if the password was set since `checked` was read.

@@ -284,24 +284,32 @@ async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch)
     }
 }
 
-/// Verifies the password of a signed-in user, before an action that a stolen session must not allow. Returns the
-/// [`HashFor`] under which the caller may hash a new password.
+/// A signed-in user whose password was verified.
+pub struct ConfirmedPassword {
+    /// The row whose password was verified.
+    pub user: User,
+    /// The share from which the user may hash a new password.
+    pub hash_for: HashFor,
+}
+
+/// Verifies the password of a signed-in user, before an action that a stolen session must not allow.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::InvalidToken`] if the account no longer exists; [`Error::TooManyAttempts`] after failed
 /// attempts or too many password hashes; [`Error::Unavailable`] if too many passwords are being hashed or PostgreSQL does not
 /// answer.
-pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<HashFor> {
-    let user = actor.user();
+pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<ConfirmedPassword> {
+    let user_id = actor.user().id;
     // The user of an `Identity` has no password hash, so the user is read again.
-    let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
-    let hash = found.ok_or(Error::InvalidToken)?.hashed_password;
+    let found = app.db.run(async |conn| Ok(User::find(conn, user_id).await?)).await?;
+    let user = found.ok_or(Error::InvalidToken)?;
+    let hash = user.hashed_password.clone();
     let (attempt, result) =
-        verify_password(app, actor.context(), &user.email, Some(user.id), password, hash).await?;
+        verify_password(app, actor.context(), &user.email, Some(user_id), password, hash).await?;
     if result.is_match() {
-        let share = attempt.hash_for();
+        let hash_for = attempt.hash_for();
         attempt.record_success().await;
-        Ok(share)
+        Ok(ConfirmedPassword { user, hash_for })
     } else {
         attempt.record_failure().await;
         Err(Error::WrongPassword)

@@ -26,6 +26,7 @@ use crate::{
         clock::DatabaseClock,
         membership::{Membership, MembershipChanges, OrgRole},
         organization::{NewOrganization, Organization, OrganizationChanges},
+        user::User,
     },
 };
 
@@ -162,9 +163,9 @@ pub async fn transfer(
     user_id: i64,
     confirmation: Confirmation,
 ) -> Result<MyOrganization> {
-    confirm(app, actor, confirmation).await?;
+    let confirmed = confirm(app, actor, confirmation).await?;
     change(app, actor, Affected::User(user_id), async |tx, locked| {
-        let old = locked.actor_if_password_unchanged(actor.user())?;
+        let old = locked.actor_if_password_unchanged(&confirmed)?;
         let LockedOrg { org, .. } = org_access::lock(tx, access).await?;
         if user_id == old.id {
             return Err(Error::invalid("user_id", "You are the owner already"));
@@ -212,10 +213,10 @@ pub async fn delete(
     access: &OrgAccess,
     confirmation: Confirmation,
 ) -> Result<DateTime<Utc>> {
-    confirm(app, actor, confirmation).await?;
+    let confirmed = confirm(app, actor, confirmation).await?;
     let grace = Duration::days(app.config.auth.account_deletion_grace_days.into());
     change(app, actor, Affected::Actor, async |tx, locked| {
-        locked.actor_if_password_unchanged(actor.user())?;
+        locked.actor_if_password_unchanged(&confirmed)?;
         let LockedOrg { org, .. } = org_access::lock(tx, access).await?;
         if org.personal_of.is_some() {
             return Err(Error::PersonalOrg("A personal organization is deleted with its account"));
@@ -257,9 +258,10 @@ pub async fn restore(app: &App, actor: &Actor, access: &OrgAccess) -> Result<MyO
 }
 
 /// Verifies the password of the actor, and a code if the actor has a second factor. Also counts the notice that the operation
-/// sends to the actor.
-async fn confirm(app: &App, actor: &Actor, confirmation: Confirmation) -> Result<()> {
-    confirm_password(app, actor, confirmation.password).await?;
-    confirm_code(app, actor, confirmation.code.as_deref()).await?;
-    Throttle::notice(app, actor.context(), actor.user()).await
+/// sends to the actor. Returns the row whose password was verified.
+async fn confirm(app: &App, actor: &Actor, confirmation: Confirmation) -> Result<User> {
+    let user = confirm_password(app, actor, confirmation.password).await?.user;
+    confirm_code(app, actor, &user, confirmation.code.as_deref()).await?;
+    Throttle::notice(app, actor.context(), &user).await?;
+    Ok(user)
 }

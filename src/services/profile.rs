@@ -61,11 +61,11 @@ pub async fn rename(
 pub async fn change_password(app: &App, actor: &Actor, current: String, new: String) -> Result<()> {
     let user = actor.user();
     check_not_personal("new_password", &new, &user.email, user.full_name.as_deref())?;
-    let share = confirm_password(app, actor, current).await?;
-    Throttle::notice(app, actor.context(), user).await?;
-    let hashed_password = app.passwords.permit(share).await?.hash(new).await?;
+    let confirmed = confirm_password(app, actor, current).await?;
+    Throttle::notice(app, actor.context(), &confirmed.user).await?;
+    let hashed_password = app.passwords.permit(confirmed.hash_for).await?.hash(new).await?;
     change(app, actor, Affected::Actor, async |tx, locked| {
-        let user = locked.actor_if_password_unchanged(user)?;
+        let user = locked.actor_if_password_unchanged(&confirmed.user)?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
         // Revokes these links too, because an attacker who knew the old password may have requested them.
         let links = [Purpose::ResetPassword, Purpose::ChangeEmail];
@@ -84,8 +84,7 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
 /// address is invalid, or is already the user's address; [`Error::TooManyAttempts`] after failed attempts, too many password
 /// hashes or too many mails; [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
 pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: String) -> Result<()> {
-    let user = actor.user();
-    confirm_password(app, actor, password).await?;
+    let user = confirm_password(app, actor, password).await?.user;
     let address = parse_email(new_email)?;
     if address.key == EmailLookup::new(&user.email).subject() {
         return Err(Error::invalid("email", "This is already your email address"));
@@ -95,11 +94,11 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     // The address may belong to a third party, who must not be flooded with mails. The result is the same whether or
     // not the address is registered.
     let (context, recipient) = (actor.context(), Recipient::Unverified(&email));
-    Throttle::notice(app, context, user).await?;
+    Throttle::notice(app, context, &user).await?;
     Throttle::mail_by_client(app, context, &email).await?;
     Throttle::mail_to_recipient(app, context, Purpose::ChangeEmail.as_str(), recipient).await?;
     change(app, actor, Affected::Actor, async |tx, locked| {
-        let user = locked.actor_if_password_unchanged(user)?;
+        let user = locked.actor_if_password_unchanged(&user)?;
         // Only the last requested address can be confirmed.
         let pending = UserChanges { pending_email: Some(Some(&email)), ..Default::default() };
         User::update(tx, user.id, &pending).await?;
@@ -125,14 +124,13 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
 /// is not scheduled for deletion; [`Error::TooManyAttempts`] after failed attempts, too many password hashes or too many mails;
 /// [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
 pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
-    let user = actor.user();
-    confirm_password(app, actor, password).await?;
-    Throttle::notice(app, actor.context(), user).await?;
+    let user = confirm_password(app, actor, password).await?.user;
+    Throttle::notice(app, actor.context(), &user).await?;
     let grace = Duration::days(app.config.auth.account_deletion_grace_days.into());
     change(app, actor, Affected::UserAndAdmins(user.id), async |tx, locked| {
         locked.ensure_another_admin(user.id)?;
         members::ensure_not_owner_of_others(tx, user.id).await?;
-        let user = locked.actor_if_password_unchanged(user)?;
+        let user = locked.actor_if_password_unchanged(&user)?;
         let due = DatabaseClock::read(tx).await?.now() + grace;
         let changes =
             UserChanges { deletion_due_at: Some(Some(due)), pending_email: Some(None), ..Default::default() };

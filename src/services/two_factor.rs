@@ -63,14 +63,13 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
 }
 
 /// Creates a secret for the actor's authenticator. [`confirm`] then enables the second factor. A new call replaces a secret
-/// that is not confirmed yet.
+/// that is not confirmed yet. `user` is the row of the actor whose password was verified.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the second factor is already enabled or `TWO_FACTOR_KEY` is not set;
 /// [`Error::EmailNotVerified`] if the address of the user is not verified; [`Error::WrongPassword`] if the password was set
 /// since the request began; and those of [`change`].
-pub async fn begin(app: &App, actor: &Actor) -> Result<Setup> {
-    let user = actor.user();
+pub async fn begin(app: &App, actor: &Actor, user: &User) -> Result<Setup> {
     if !app.sealer.has_key() {
         return Err(Error::Conflict(
             "Two-factor authentication is not configured on this server: TWO_FACTOR_KEY is not set",
@@ -112,7 +111,7 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
     if app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
         return Err(ALREADY_ENABLED);
     }
-    run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
+    run_throttled(app, actor, None, async |tx: &Tx<'_>, user: &User| {
         let two_factor = TwoFactor::find(tx, user.id).await?;
         let two_factor =
             two_factor.ok_or(Error::Conflict("Request a secret first, then confirm it with a code"))?;
@@ -131,13 +130,13 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
     .await
 }
 
-/// Disables the second factor, which requires a code, and notifies the user by mail.
+/// Disables the second factor, which requires a code, and notifies the user by mail. `confirmed` is the row of the actor whose password was verified.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] if the code is wrong or the second factor is not enabled; [`Error::TooManyAttempts`] after
-/// failed attempts; [`Error::InvalidToken`] if the password was set since the request began; and those of [`change`].
-pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
-    run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
+/// failed attempts; [`Error::WrongPassword`] if the password was set since the request began; and those of [`change`].
+pub async fn disable(app: &App, actor: &Actor, confirmed: &User, code: &str) -> Result<()> {
+    run_throttled(app, actor, Some(confirmed), async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
         remove(tx, user).await?;
         Ok(())
@@ -146,12 +145,12 @@ pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
 }
 
 /// Verifies a code of an actor who has a second factor, before an action that a stolen session must not allow. Does
-/// nothing if the actor has no second factor.
+/// nothing if the actor has no second factor. `confirmed` is the row of the actor whose password was verified.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the code is missing; [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`]
-/// after failed attempts; [`Error::InvalidToken`] if the password was set since the request began; and those of [`change`].
-pub async fn confirm_code(app: &App, actor: &Actor, code: Option<&str>) -> Result<()> {
+/// after failed attempts; [`Error::WrongPassword`] if the password was set since the request began; and those of [`change`].
+pub async fn confirm_code(app: &App, actor: &Actor, confirmed: &User, code: Option<&str>) -> Result<()> {
     let user_id = actor.user().id;
     if !app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
         return Ok(());
@@ -159,7 +158,8 @@ pub async fn confirm_code(app: &App, actor: &Actor, code: Option<&str>) -> Resul
     let code = code.ok_or_else(|| {
         Error::invalid("code", "You have two-factor authentication: enter a code of the authenticator")
     })?;
-    run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| verify_code(app, tx, user, code).await).await
+    let verify = async |tx: &Tx<'_>, user: &User| verify_code(app, tx, user, code).await;
+    run_throttled(app, actor, Some(confirmed), verify).await
 }
 
 /// Disables the second factor without a code: deletes the secret and the recovery codes. If the second factor was enabled,
@@ -182,9 +182,9 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
 /// Replaces the recovery codes, which requires a code. Returns the new recovery codes.
 ///
 /// # Errors
-/// As [`disable`].
+/// As [`disable`], without those about the password.
 pub async fn replace_codes(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
-    run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
+    run_throttled(app, actor, None, async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
         let codes = renew_codes(tx, user.id).await?;
         Entry::new(user.id, Action::RecoveryCodesReplaced).write(tx).await?;
@@ -193,17 +193,22 @@ pub async fn replace_codes(app: &App, actor: &Actor, code: &str) -> Result<Vec<S
     .await
 }
 
-/// Runs a transaction that verifies a code, within the rate limits of codes.
+/// Runs a transaction that verifies a code, within the rate limits of codes. `confirmed` is the row of the actor whose
+/// password was verified, if the operation requires the password.
 async fn run_throttled<T>(
     app: &App,
     actor: &Actor,
+    confirmed: Option<&User>,
     work: impl AsyncFnOnce(&Tx<'_>, &User) -> Result<T> + Clone,
 ) -> Result<T> {
     let user = actor.user();
     let attempt = Throttle::code(app, actor.context(), user).await?;
     count_attempt(app, actor.context(), user.id).await?;
     let checked = async |tx: &Tx<'_>, locked: &LockedUsers| {
-        let user = locked.actor_if_password_unchanged(user).map_err(|_| Error::InvalidToken)?;
+        let user = match confirmed {
+            Some(confirmed) => locked.actor_if_password_unchanged(confirmed)?,
+            None => locked.actor(),
+        };
         let result = work.clone()(tx, user).await?;
         TwoFactor::reset_failures(tx, user.id).await?;
         Ok(result)

@@ -6,7 +6,13 @@ use std::sync::Arc;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, User, app::PASSWORD, proxy::Proxy, servers::TestDatabase};
+use crate::support::{
+    TestApp, User,
+    app::PASSWORD,
+    authenticator::{Authenticator, recovery_codes},
+    proxy::Proxy,
+    servers::TestDatabase,
+};
 
 /// Longer than any test, so that no copy expires. In these tests, only changes by the process itself discard copies.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
@@ -87,6 +93,44 @@ async fn a_change_is_effective_at_once_in_its_own_process() {
     let new = json!({ "current_password": PASSWORD, "new_password": "another good password" });
     send_change(&app, Method::POST, "/users/me/password", &user, Some(new)).await;
     assert_eq!((read_role(&app, &user).await, read_role(&app, &other).await), (Ok("user".into()), Err(401)));
+}
+
+/// Caches the user at `there`, and sets another password at `here`. Returns the password.
+async fn set_password(here: &TestApp, there: &TestApp, user: &User, old: &str) -> String {
+    read_role(there, user).await.unwrap();
+    let new = format!("{old}!");
+    let body = json!({ "current_password": old, "new_password": new });
+    send_change(here, Method::POST, "/users/me/password", user, Some(body)).await;
+    new
+}
+
+#[tokio::test]
+async fn a_password_from_another_process_confirms_a_change_in_spite_of_a_stale_copy() {
+    let database = Arc::new(TestDatabase::migrated().await);
+    let here = TestApp::on(database.clone(), &[LONG_CACHE]).await;
+    let there = TestApp::on(database, &[LONG_CACHE]).await;
+    let user = here.user().await;
+    let org = there.post("/orgs", Some(&user), json!({ "name": "Acme" })).await.body["id"].clone();
+
+    let password = set_password(&here, &there, &user, PASSWORD).await;
+    let email = json!({ "email": "new@example.com", "password": password });
+    send_change(&there, Method::POST, "/users/me/email", &user, Some(email)).await;
+    let password = set_password(&here, &there, &user, &password).await;
+    let setup = there.post("/users/me/two-factor", Some(&user), json!({ "password": password })).await;
+    assert_eq!(setup.status, 200, "{}", setup.text);
+    let authenticator = Authenticator::with_secret(setup.body["secret"].as_str().unwrap());
+    let code = json!({ "code": authenticator.code() });
+    let codes = recovery_codes(&here.post("/users/me/two-factor/confirm", Some(&user), code).await);
+    let password = set_password(&here, &there, &user, &password).await;
+    let both = json!({ "password": password, "code": codes[0] });
+    send_change(&there, Method::POST, &format!("/orgs/{org}/deletion"), &user, Some(both)).await;
+    let password = set_password(&here, &there, &user, &password).await;
+    let both = json!({ "password": password, "code": codes[1] });
+    send_change(&there, Method::POST, "/users/me/two-factor/disable", &user, Some(both)).await;
+    let password = set_password(&here, &there, &user, &password).await;
+    let password = set_password(&there, &here, &user, &password).await;
+    let password = json!({ "password": password });
+    send_change(&here, Method::POST, "/users/me/deletion", &user, Some(password)).await;
 }
 
 /// The process cannot know whether the change was committed, so it must discard its copies.

@@ -119,8 +119,8 @@ impl TwoFactor {
     /// already on, or if the server has no `TWO_FACTOR_KEY`. Fails with 429 `too_many_attempts` after several failures.
     #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
     async fn begin(&self, SignedIn(actor): SignedIn, Body(body): Body<BeginIn>) -> Result<Json<SetupOut>> {
-        confirm_password(&self.0, &actor, body.password).await?;
-        let two_factor::Setup { secret, otpauth_uri } = two_factor::begin(&self.0, &actor).await?;
+        let user = confirm_password(&self.0, &actor, body.password).await?.user;
+        let two_factor::Setup { secret, otpauth_uri } = two_factor::begin(&self.0, &actor, &user).await?;
         Ok(Json(SetupOut { secret, otpauth_uri }))
     }
 
@@ -149,8 +149,8 @@ impl TwoFactor {
         CurrentUser(actor): CurrentUser,
         Body(body): Body<PasswordAndCodeIn>,
     ) -> Result<TwoFactorDisabled> {
-        confirm_password(&self.0, &actor, body.password).await?;
-        two_factor::disable(&self.0, &actor, &body.code).await?;
+        let user = confirm_password(&self.0, &actor, body.password).await?.user;
+        two_factor::disable(&self.0, &actor, &user, &body.code).await?;
         Ok(TwoFactorDisabled::NoContent)
     }
 
