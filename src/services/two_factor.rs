@@ -106,18 +106,15 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// secret from [`begin`], or if the second factor is already enabled; [`Error::InvalidToken`] if the password was set since the
 /// request began; and those of [`change`].
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
-    let (session, user_id) = (actor.session().id, actor.user().id);
+    let session = actor.session().id;
     // Checks the state before the attempt is counted, because a counted attempt would delay the logins of the user.
-    if app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
-        return Err(ALREADY_ENABLED);
-    }
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        tx.set_identities_unchanged();
+        find_unconfirmed(tx, locked.actor().id).await
+    })
+    .await?;
     run_throttled(app, actor, None, async |tx: &Tx<'_>, user: &User| {
-        let two_factor = TwoFactor::find(tx, user.id).await?;
-        let two_factor =
-            two_factor.ok_or(Error::Conflict("Request a secret first, then confirm it with a code"))?;
-        if two_factor.confirmed_at.is_some() {
-            return Err(ALREADY_ENABLED);
-        }
+        let two_factor = find_unconfirmed(tx, user.id).await?;
         verify_totp(app, tx, user, &two_factor, code).await?;
         TwoFactor::confirm(tx, user.id).await?;
         Session::set_second_factor(tx, session).await?;
@@ -130,7 +127,21 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
     .await
 }
 
-/// Disables the second factor, which requires a code, and notifies the user by mail. `confirmed` is the row of the actor whose password was verified.
+/// Returns the secret that a user has to confirm.
+///
+/// # Errors
+/// [`Error::Conflict`] without a secret, or if the second factor is already enabled.
+async fn find_unconfirmed(tx: &Tx<'_>, user_id: i64) -> Result<TwoFactor> {
+    let found = TwoFactor::find(tx, user_id).await?;
+    let found = found.ok_or(Error::Conflict("Request a secret first, then confirm it with a code"))?;
+    match found.confirmed_at {
+        Some(_) => Err(ALREADY_ENABLED),
+        None => Ok(found),
+    }
+}
+
+/// Disables the second factor, which requires a code, and notifies the user by mail. `confirmed` is the row of the actor whose
+/// password was verified.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] if the code is wrong or the second factor is not enabled; [`Error::TooManyAttempts`] after
