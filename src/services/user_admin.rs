@@ -175,13 +175,18 @@ pub async fn invite(
 /// Sends the invitation of a user again.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user has accepted the invitation;
-/// [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`Once::change`].
+/// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user has accepted the invitation or is
+/// deactivated; [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`Once::change`].
 pub async fn invite_again(app: &App, actor: &AdminActor, once: &Once<'_, ()>, id: i64) -> Result<Answered> {
     let throttle = async || Throttle::invitation(app, actor.context(), &find(app, id).await?.email).await;
     once.change(app, actor, Affected::User(id), throttle, async |tx, locked| {
-        if locked.user(id)?.hashed_password.is_some() {
+        let user = locked.user(id)?;
+        if user.hashed_password.is_some() {
             return Err(Error::Conflict("The invitation has already been accepted"));
+        }
+        // A deactivated user gets no link: the job of the mail would drop it.
+        if !user.is_active {
+            return Err(Error::Conflict("The user is deactivated; activate the user first"));
         }
         Entry::new(id, Action::UserInvited).write(tx).await?;
         OutboxMessage::Invite { user_id: id }.send(tx).await

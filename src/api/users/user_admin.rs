@@ -263,8 +263,8 @@ impl UserAdmin {
 
     /// Sends the invitation again.
     ///
-    /// Fails with 409 `conflict` if the user already has a password, and with 429 `too_many_attempts` after many invitations to
-    /// one mailbox.
+    /// Fails with 409 `conflict` if the user already has a password or is deactivated, and with 429 `too_many_attempts` after
+    /// many invitations to one mailbox.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
     async fn invite_again(
         &self,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use super::patch;
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, fields},
@@ -125,6 +126,23 @@ async fn an_invitation_can_be_sent_again_until_it_is_accepted() {
     let taken = app.post(&path, Some(&admin), json!({})).await;
     taken.is_problem(409, "conflict", "The invitation has already been accepted");
     assert_eq!(app.mails().await.len(), 2);
+}
+
+#[tokio::test]
+async fn the_invitation_of_a_deactivated_user_is_not_sent_again() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let id = invite(&app, &admin).await;
+    assert_eq!(app.mails().await.len(), 1);
+    let invited = "SELECT id FROM audit_log WHERE action = 'user.invited'";
+    for (is_active, status, mails) in [(false, 409, 1), (true, 202, 2)] {
+        let changed = patch(&app, &admin, id, json!({ "is_active": is_active })).await;
+        assert_eq!(changed.status, 200, "{}", changed.text);
+        let again = app.post(&format!("/users/{id}/invite"), Some(&admin), json!({})).await;
+        assert_eq!(again.status, status, "{}", again.text);
+        assert_eq!(column(&app.database, invited).await.len(), mails);
+        assert_eq!(app.mails().await.len(), mails);
+    }
 }
 
 #[tokio::test]
