@@ -42,11 +42,12 @@ pub(super) struct Args {
     /// Read the password from standard input.
     #[arg(long)]
     password_stdin: bool,
-    /// Make the existing user with this address an admin. The user must be active and must have confirmed the address. The
-    /// password does not change, and all sessions are revoked.
+    /// Make the existing user with this address an admin. The user must be active and must have confirmed the address, and the
+    /// account must not be scheduled for deletion. The password does not change, and all sessions are revoked.
     #[arg(long)]
     promote: bool,
-    /// Set another password for the existing admin with this address, and revoke the sessions of the admin.
+    /// Set another password for the existing admin with this address, revoke the sessions of the admin, and cancel a
+    /// scheduled deletion of the account.
     #[arg(long, conflicts_with = "promote")]
     set_password: bool,
     /// With --set-password: also turn off two-factor authentication, for an admin who has lost the authenticator.
@@ -178,6 +179,7 @@ async fn promote(conn: &mut AsyncPgConnection, email: &str) -> anyhow::Result<Ex
              again, or reset the password by mail. Then run this command again"
         ),
         Err(Error::Inactive) => bail!("{email} is deactivated; nothing was changed. Activate the user first"),
+        Err(Error::Conflict(problem)) => bail!("{email}: nothing was changed. {problem}"),
         Err(error) => return Err(error.into()),
     }
     Ok(ExitCode::SUCCESS)
@@ -191,7 +193,7 @@ async fn replace_password(
     disable_two_factor: bool,
 ) -> anyhow::Result<ExitCode> {
     let replaced = admin_password::replace(conn, passwords, email, password, disable_two_factor).await;
-    let Replaced { two_factor_disabled, is_active } = match replaced {
+    let Replaced { two_factor_disabled, deletion_canceled, is_active } = match replaced {
         Ok(replaced) => replaced,
         Err(Error::NotFound(_)) => bail!("{email} is not an admin; nothing was changed"),
         Err(error) => return Err(error.into()),
@@ -202,6 +204,9 @@ async fn replace_password(
         (true, true) => writeln!(out, "two-factor authentication was turned off")?,
         (true, false) => writeln!(out, "two-factor authentication was not on")?,
         (false, _) => {}
+    }
+    if deletion_canceled {
+        writeln!(out, "the scheduled deletion of the account was canceled")?;
     }
     if !is_active {
         writeln!(out, "{email} is deactivated and cannot sign in until another admin activates the account")?;

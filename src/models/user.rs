@@ -38,8 +38,8 @@ pub struct User {
     /// When the password was last set. Before a first change: when the account was created, or the column was added. A rehash of
     /// the same password does not change this time.
     pub password_set_at: DateTime<Utc>,
-    /// When the account is deleted, unless the user logs in or sets a password by a link before. `None` if no deletion is
-    /// scheduled.
+    /// When the account is deleted, unless the user logs in or sets a password by a link before, or the operator sets the
+    /// password of an admin. `None` if no deletion is scheduled.
     pub deletion_due_at: Option<DateTime<Utc>>,
 }
 

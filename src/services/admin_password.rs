@@ -106,14 +106,16 @@ async fn find(
 pub struct Replaced {
     /// Whether two-factor authentication was turned off.
     pub two_factor_disabled: bool,
+    /// Whether a scheduled deletion of the account was canceled.
+    pub deletion_canceled: bool,
     /// Whether the admin is active. A deactivated admin cannot log in.
     pub is_active: bool,
 }
 
 /// Sets the password of an admin, and revokes all sessions, links and login challenges of the admin. Also cancels a pending
-/// change of the address, and resets the count of wrong codes of the second factor. The admin gets a mail. With
-/// `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this from the command line.
-/// The caller must have checked that the password is allowed.
+/// change of the address and a scheduled deletion of the account, and resets the count of wrong codes of the second factor. The
+/// admin gets a mail. With `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this
+/// from the command line. The caller must have checked that the password is allowed.
 ///
 /// # Errors
 /// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer or too many passwords
@@ -133,14 +135,19 @@ pub async fn replace(
             User::find_by_email(tx, &EmailLookup::new(email)).await?.ok_or(Error::NotFound("Admin"))?;
         let user = User::lock(tx, found.id).await?.filter(|user| user.role == Role::Admin);
         let user = user.ok_or(Error::NotFound("Admin"))?;
-        User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
+        let changes = UserChanges { deletion_due_at: Some(None), ..UserChanges::password(&hashed_password) };
+        User::update(tx, user.id, &changes).await?;
         sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
         Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
+        let deletion_canceled = user.deletion_due_at.is_some();
+        if deletion_canceled {
+            Entry::new(user.id, Action::UserDeletionCancelled).write(tx).await?;
+        }
         OutboxMessage::notice(&user, Notice::PasswordChanged).send(tx).await?;
         // Resets the count of wrong codes: an attacker with the old password can no longer enter codes.
         TwoFactor::reset_failures(tx, user.id).await?;
         let two_factor_disabled = disable_two_factor && two_factor::remove(tx, &user).await?;
-        Ok(Replaced { two_factor_disabled, is_active: user.is_active })
+        Ok(Replaced { two_factor_disabled, deletion_canceled, is_active: user.is_active })
     })
     .await
 }

@@ -1,7 +1,8 @@
 //! Creation and promotion of admins, and the notices to the other admins.
 //!
-//! Anyone can register with the address of another person. So a promotion requires a verified address. A promotion also
-//! revokes the user's sessions, links and login challenges, and notifies the user and the other admins.
+//! Anyone can register with the address of another person. So a promotion requires a verified address. An account that is
+//! scheduled for deletion is not promoted, because the nightly job would delete the new admin. A promotion also revokes the
+//! user's sessions, links and login challenges, and notifies the user and the other admins.
 
 use chrono::Utc;
 use diesel_async::AsyncPgConnection;
@@ -102,7 +103,8 @@ async fn create(
 ///
 /// # Errors
 /// [`Error::NotFound`] if the address is not registered; [`Error::Inactive`] if the user is deactivated;
-/// [`Error::UserNotVerified`] if the user has not verified the address; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::UserNotVerified`] if the user has not verified the address; [`Error::Conflict`] if the account is scheduled for
+/// deletion; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn promote(conn: &mut AsyncPgConnection, email: &str) -> Result<bool> {
     let lookup = EmailLookup::new(email);
     let (context, effects) = (RequestContext::default(), Effects::default());
@@ -136,7 +138,8 @@ pub(super) fn grants_rights(before: &User, changes: &UserChanges<'_>) -> bool {
 /// who makes the change, or `None` for the operator of the server.
 ///
 /// # Errors
-/// [`Error::UserNotVerified`] if the address of the user is not verified; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::UserNotVerified`] if the address of the user is not verified; [`Error::Conflict`] if the changes promote a user
+/// whose account is scheduled for deletion; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn grant(
     tx: &Tx<'_>,
     before: &User,
@@ -145,6 +148,12 @@ pub(super) async fn grant(
 ) -> Result<User> {
     if before.email_verified_at.is_none() {
         return Err(Error::UserNotVerified);
+    }
+    // An admin may be activated nevertheless: a deactivated user cannot sign in to cancel the deletion.
+    if before.role != Role::Admin && before.deletion_due_at.is_some() {
+        return Err(Error::Conflict(
+            "The account of the user is scheduled for deletion; the user can sign in to cancel that",
+        ));
     }
     // Cancels a pending change of the address, because a session that is now revoked may have requested it.
     let changes = UserChanges { pending_email: Some(None), ..changes };

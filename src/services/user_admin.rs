@@ -100,7 +100,8 @@ pub struct Changes {
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::PreconditionFailed`] if the user does not meet `precondition`;
 /// [`Error::LastAdmin`] if the change removes the last admin who can log in; [`Error::UserNotVerified`] if the change
-/// gives the rights of an admin to a user whose address is not verified; and those of [`change`].
+/// gives the rights of an admin to a user whose address is not verified; [`Error::Conflict`] if it makes a user an admin whose
+/// account is scheduled for deletion; and those of [`change`].
 pub async fn update(
     app: &App,
     actor: &AdminActor,

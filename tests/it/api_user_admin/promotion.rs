@@ -176,6 +176,32 @@ async fn promotion_changes_only_an_existing_active_user() {
 }
 
 #[tokio::test]
+async fn an_account_that_is_scheduled_for_deletion_does_not_become_an_admin() {
+    let app = TestApp::start().await;
+    let (user, admin, other) = (app.user().await, app.admin().await, app.admin().await);
+    let due = format!("deletion_due_at = now() + interval '1 day' WHERE id IN ({}, {})", user.id, other.id);
+    app.sql(&format!("UPDATE users SET is_active = (role = 'user'), {due}")).await;
+    let before = list_users(&app).await;
+    let refused = patch(&app, &admin, user.id, json!({ "role": "admin" })).await;
+    refused.is_some_problem(409, "conflict");
+    let refused = create_admin(&app, &["--promote", "--email", &user.email]).await;
+    refused.failed(1, &[&user.email, "nothing was changed", "scheduled for deletion"]);
+    assert_eq!(list_users(&app).await, before);
+    // A deactivated admin can be activated, which is necessary to cancel the deletion.
+    assert_eq!(patch(&app, &admin, other.id, json!({ "is_active": true })).await.status, 200);
+
+    // A login cancels the deletion of the user, and a new password that of the admin.
+    assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
+    assert_eq!(patch(&app, &admin, user.id, json!({ "role": "admin" })).await.status, 200);
+    let done = create_admin(&app, &["--set-password", "--email", &other.email]).await.succeeded();
+    assert!(done.stdout.contains("deletion of the account was canceled"), "{}", done.stdout);
+    let scheduled = "SELECT email FROM users WHERE deletion_due_at IS NOT NULL";
+    assert!(column(&app.database, scheduled).await.is_empty());
+    let canceled = "SELECT target_id FROM audit_log WHERE action = 'user.deletion_cancelled' ORDER BY id";
+    assert_eq!(column(&app.database, canceled).await, [user.id.to_string(), other.id.to_string()]);
+}
+
+#[tokio::test]
 async fn the_operator_resets_the_password_of_an_admin() {
     let app = TestApp::with(&["--identity-cache-ms=0"]).await;
     for args in [&["--set-password"][..], &["--set-password", "--disable-two-factor"]] {
