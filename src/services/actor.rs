@@ -19,6 +19,7 @@ use crate::{
 };
 
 /// The signed-in user in whose name a service reads or changes data.
+#[derive(Clone)]
 pub struct Actor {
     identity: Arc<Identity>,
     context: RequestContext,
@@ -38,6 +39,7 @@ pub enum Requirement {
 }
 
 /// An actor who is an admin. The role is checked when this value is created, and again in the transaction.
+#[derive(Clone)]
 pub struct AdminActor(Actor);
 
 impl Actor {

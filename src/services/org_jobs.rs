@@ -15,7 +15,7 @@ use super::{
     org_access::{self, OrgAccess},
     org_change::change_in_org_once_within_limits,
     permissions::Permission,
-    transaction::change_in_org,
+    transaction::{change_in_org, run_to_end},
 };
 use crate::{
     app::App,
@@ -165,7 +165,7 @@ pub async fn ensure_of_org(app: &App, access: &OrgAccess, id: &str) -> Result<()
 
 /// Cancels a waiting job of an organization, or signals a running job to stop. For a job that has already ended,
 /// changes nothing and returns [`Cancel::Ended`]. Writes an audit entry into the trail of the organization before it
-/// changes Redis. If the job is not canceled, a second entry reports the error.
+/// changes Redis. If the job is not canceled, a second entry reports the error. All of this continues if the client disconnects.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the job ended after `job` was read; [`Error::NotFound`] if the job no longer exists;
@@ -181,17 +181,21 @@ pub async fn cancel(
     }
     let before = json!({ "task": job.task, "owner": job.owner, "status": job.state.as_str() });
     let entry = Entry::job(&job.id, Action::JobCanceled).in_org(access.org_id()).before(before);
-    write(app, context, access, &entry).await?;
-    let canceled = job_outbox::cancel_existing(app, &job.id).await;
-    if let Err(error) = &canceled
-        && let Err(unwritten) = write(app, context, access, &entry.failed(error)).await
-    {
-        tracing::warn!(
-            error = chain(&unwritten),
-            "cannot add to the audit trail that a job was not canceled"
-        );
-    }
-    canceled
+    let (app, context, access, id) = (app.clone(), context.clone(), *access, job.id.clone());
+    run_to_end(async move {
+        write(&app, &context, &access, &entry).await?;
+        let canceled = job_outbox::cancel_existing(&app, &id).await;
+        if let Err(error) = &canceled
+            && let Err(unwritten) = write(&app, &context, &access, &entry.failed(error)).await
+        {
+            tracing::warn!(
+                error = chain(&unwritten),
+                "cannot add to the audit trail that a job was not canceled"
+            );
+        }
+        canceled
+    })
+    .await
 }
 
 async fn write(app: &App, context: &RequestContext, access: &OrgAccess, entry: &Entry) -> Result<()> {

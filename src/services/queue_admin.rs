@@ -2,7 +2,8 @@
 //!
 //! The entry is committed in the transaction that checks the actor again. Redis is changed after this commit, so no operation
 //! lacks an entry. If Redis refuses the operation or does not answer, a second entry, `operation.failed`, reports the
-//! error. If Redis does not answer, it is unknown whether the operation took effect.
+//! error. If Redis does not answer, it is unknown whether the operation took effect. An operation that has begun continues if
+//! the client disconnects.
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +13,7 @@ use super::{
     job_outbox,
     precondition::Precondition,
     security_event::{Event, SecurityEvent},
-    transaction::change,
+    transaction::{change, run_to_end},
 };
 use crate::{
     app::App,
@@ -58,10 +59,13 @@ pub async fn change_queue(
     });
     let entry = Entry::queue(name, Action::QueueChanged).before(json!(before)).after(json!(after));
     // No lock in Redis lasts from the check to the change, so the change compares the settings again.
-    let expected = found.as_ref().filter(|_| condition.is_some());
-    run_audited(app, actor, entry, async || match app.queue.change(name, changes, expected).await? {
-        true => Ok(()),
-        false => Err(Error::PreconditionFailed),
+    let expected = found.filter(|_| condition.is_some());
+    let (queue, name, changes) = (app.queue.clone(), name.to_owned(), *changes);
+    run_audited(app, actor, entry, async move {
+        match queue.change(&name, &changes, expected.as_ref()).await? {
+            true => Ok(()),
+            false => Err(Error::PreconditionFailed),
+        }
     })
     .await
 }
@@ -88,7 +92,8 @@ fn setting_fields(changes: &QueueChanges) -> Map<String, Value> {
 /// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
 pub async fn requeue_failed(app: &App, actor: &AdminActor, queue: &QueueInfo) -> Result<u64> {
     let entry = Entry::queue(&queue.name, Action::QueueRequeued).before(jobs_in(queue, State::Failed));
-    run_audited(app, actor, entry, async || Ok(app.queue.requeue_failed(queue).await?)).await
+    let (client, queue) = (app.queue.clone(), queue.clone());
+    run_audited(app, actor, entry, async move { Ok(client.requeue_failed(&queue).await?) }).await
 }
 
 /// Deletes the jobs of a queue that are in `state`. Keeps jobs that are enqueued or fail after `queue` was read. Returns the
@@ -99,7 +104,8 @@ pub async fn requeue_failed(app: &App, actor: &AdminActor, queue: &QueueInfo) ->
 /// and those of [`change`].
 pub async fn purge(app: &App, actor: &AdminActor, queue: &QueueInfo, state: State) -> Result<u64> {
     let entry = Entry::queue(&queue.name, Action::QueuePurged).before(jobs_in(queue, state));
-    run_audited(app, actor, entry, async || Ok(app.queue.purge(queue, state).await?)).await
+    let (client, queue) = (app.queue.clone(), queue.clone());
+    run_audited(app, actor, entry, async move { Ok(client.purge(&queue, state).await?) }).await
 }
 
 /// Puts a failed job back into its queue.
@@ -112,9 +118,12 @@ pub async fn requeue_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resu
         return Err(NOT_FAILED);
     }
     let entry = Entry::job(&job.id, Action::JobRequeued).before(job_fields(job));
-    run_audited(app, actor, entry, async || match app.queue.requeue(&job.id).await? {
-        true => Ok(()),
-        false => Err(NOT_FAILED),
+    let (queue, id) = (app.queue.clone(), job.id.clone());
+    run_audited(app, actor, entry, async move {
+        match queue.requeue(&id).await? {
+            true => Ok(()),
+            false => Err(NOT_FAILED),
+        }
     })
     .await
 }
@@ -130,7 +139,11 @@ pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resul
         return Ok(Cancel::Ended);
     }
     let entry = Entry::job(&job.id, Action::JobCanceled).before(job_fields(job));
-    run_audited(app, actor, entry, async || job_outbox::cancel_existing(app, &job.id).await).await
+    let cancel = {
+        let (app, id) = (app.clone(), job.id.clone());
+        async move { job_outbox::cancel_existing(&app, &id).await }
+    };
+    run_audited(app, actor, entry, cancel).await
 }
 
 /// Returns the audit fields of an operation on all jobs of a queue in one state.
@@ -143,27 +156,32 @@ fn job_fields(job: &JobStatus) -> Value {
     json!({ "task": job.task, "queue": job.queue, "owner": job.owner, "status": job.state.as_str() })
 }
 
-/// Writes the entry, then runs `operate`. Writes a second entry if `operate` fails.
-async fn run_audited<T>(
+/// Writes the entry, then runs `operation`. Writes a second entry if `operation` fails.
+async fn run_audited<T: Send + 'static>(
     app: &App,
     actor: &AdminActor,
     entry: Entry,
-    operate: impl AsyncFnOnce() -> Result<T>,
+    operation: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    write(app, actor, &entry).await?;
-    let (action, target) = (entry.action().as_str(), entry.target_id());
-    SecurityEvent::new(Event::QueueOperation { action, target }).log(app, actor.context());
-    let result = operate().await;
-    if let Err(error) = &result
-        && let Err(unwritten) = write(app, actor, &entry.failed(error)).await
-    {
-        tracing::warn!(
-            action,
-            error = chain(&unwritten),
-            "cannot add to the audit trail that an operation has failed"
-        );
-    }
-    result
+    let (app, actor) = (app.clone(), actor.clone());
+    // An operation that ends after some of its calls to Redis, without a second entry, would make the first one wrong.
+    run_to_end(async move {
+        write(&app, &actor, &entry).await?;
+        let (action, target) = (entry.action().as_str(), entry.target_id());
+        SecurityEvent::new(Event::QueueOperation { action, target }).log(&app, actor.context());
+        let result = operation.await;
+        if let Err(error) = &result
+            && let Err(unwritten) = write(&app, &actor, &entry.failed(error)).await
+        {
+            tracing::warn!(
+                action,
+                error = chain(&unwritten),
+                "cannot add to the audit trail that an operation has failed"
+            );
+        }
+        result
+    })
+    .await
 }
 
 async fn write(app: &App, actor: &Actor, entry: &Entry) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
+use tracing::Instrument;
 
 use super::{
     actor::{Actor, Affected, LockedUsers},
@@ -14,7 +15,7 @@ use crate::{
     app::App,
     context::RequestContext,
     db::{Effects, OrgTx, Tx, enter_org},
-    error::Result,
+    error::{Error, Result},
 };
 
 /// Makes a change for a signed-in caller. In one transaction, locks the affected users, checks that the actor is still
@@ -146,6 +147,16 @@ async fn commit<T>(
     job_relay::relay_soon(app, effects.take_jobs());
     user_jobs::purge_soon(app, effects.take_inactive_users());
     Ok(done)
+}
+
+/// Runs `work` to its end, also if the caller is dropped: the future of a request is dropped if the client disconnects.
+///
+/// # Errors
+/// Those of `work`; [`Error::Internal`] if `work` panics.
+pub(super) async fn run_to_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work.in_current_span()).await.map_err(Error::internal)?
 }
 
 /// When it is dropped, invalidates the cached identities of this process if the transaction may have changed one of them.

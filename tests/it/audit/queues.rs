@@ -2,15 +2,17 @@
 
 use reqwest::Method;
 use saas::{
+    context::RequestContext,
     dev::{Purpose, Server, test_dir},
     jobs::{ExampleTask, SendEmail},
     queue::{Origin, State},
+    services::{actor::AdminActor, queue_admin, sessions},
 };
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::count_rows;
-use crate::support::{TestApp, User, app::Answer, queue::connect};
+use crate::support::{TestApp, User, app::Answer, eventually, queue::connect, records::column};
 
 /// Returns the audit entries of an admin about queues and jobs, the oldest first.
 async fn read_operations(app: &TestApp, admin: &User) -> Vec<Value> {
@@ -142,5 +144,38 @@ async fn a_queue_operation_that_redis_refuses_writes_a_second_entry_about_the_fa
     assert_eq!((&failed["action"], &failed["target_id"]), (&json!("operation.failed"), &json!("default")));
     let after = json!({ "action": "queue.changed", "error": "Redis is unavailable" });
     assert_eq!(failed["after"], after);
+    redis.stop().await;
+}
+
+#[tokio::test]
+async fn a_queue_operation_runs_to_its_end_if_the_request_is_dropped() {
+    let redis = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
+    let app = TestApp::with(&[&format!("--redis-url={}", redis.url.expose_secret())]).await;
+    let admin = app.admin().await;
+    enqueue(&app, None).await;
+    let queue = app.app.queue.queue("default").await.unwrap().unwrap();
+    let session = app.app.tokens.verify(&admin.token).unwrap();
+    let identity = sessions::identify(&app.app, session).await.unwrap();
+    let actor = AdminActor::new(&app.app, identity, RequestContext::default()).unwrap();
+
+    // While the server holds back all writes, the request of the purge is dropped.
+    let mut conn = connect(redis.url.expose_secret()).await.unwrap();
+    let mut pause = redis::cmd("CLIENT");
+    pause.arg("PAUSE").arg(600_000).arg("WRITE").query_async::<()>(&mut conn).await.unwrap();
+    let sql = "SELECT action FROM audit_log WHERE target_type = 'queue' ORDER BY id";
+    let has_begun = || async { (column(&app.database, sql).await == ["queue.purged"]).then_some(()) };
+    tokio::select! {
+        purged = queue_admin::purge(&app.app, &actor, &queue, State::Queued) => panic!("{purged:?}"),
+        () = eventually("the audit entry is written", has_begun) => {}
+    }
+
+    // The server then refuses the writes, because it is a replica now. The purge reports that.
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut conn).await.unwrap();
+    redis::cmd("CLIENT").arg("UNPAUSE").query_async::<()>(&mut conn).await.unwrap();
+    let has_failed = || async {
+        let actions = column(&app.database, sql).await;
+        (actions == ["queue.purged", "operation.failed"]).then_some(())
+    };
+    eventually("the failure is in the audit trail", has_failed).await;
     redis.stop().await;
 }
