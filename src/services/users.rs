@@ -76,20 +76,21 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Refuses a password that equals the email address, its local part or the name of the user. Ignores case, and digits and
-/// symbols at the end (OWASP ASVS 5, 6.2.11), unless nothing else is left.
+/// Refuses a password that equals the email address, its local part or the name of the user. Ignores case, white space at
+/// both ends, and digits and symbols at the end (OWASP ASVS 5, 6.2.11), unless nothing else is left.
 ///
 /// # Errors
 /// [`Error::Invalid`] for `field`.
 pub fn check_not_personal(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
     let significant = |text: &str| {
-        let text = normalize_password(text).to_lowercase();
+        let text = normalize_password(text.trim()).to_lowercase();
         let stem = text.trim_end_matches(|c: char| !c.is_alphabetic());
         if stem.is_empty() { text } else { stem.to_owned() }
     };
     let local = email.split('@').next().unwrap_or_default();
-    let personal = [email, local, full_name.unwrap_or_default()].map(significant);
-    match personal.contains(&significant(password)) {
+    let password = significant(password);
+    let personal = [Some(email), Some(local), full_name].into_iter().flatten();
+    match personal.map(significant).any(|text| text == password) {
         true => Err(Error::invalid(field, "Password must not be your email address or name")),
         false => Ok(()),
     }
@@ -193,6 +194,15 @@ mod tests {
             |password| check_not_personal("password", password, "a@example.com", Some("Zoe\u{308} Müller"));
         assert!(check("Zoë Müller").is_err() && check("Zoë Mu\u{308}ller!").is_err());
         assert!(check("Zoe Muller").is_ok());
+    }
+
+    #[test]
+    fn a_password_is_compared_without_white_space_at_the_ends() {
+        let check = |password, name| check_not_personal("password", password, "a@example.com", name);
+        for (password, name) in [("Ada Lovelace", " Ada Lovelace"), ("\tada lovelace1", "Ada Lovelace ")] {
+            assert!(check(password, Some(name)).is_err(), "{password:?}, {name:?}");
+        }
+        assert!(check("             ", None).is_ok());
     }
 
     #[test]
