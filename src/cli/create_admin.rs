@@ -16,7 +16,7 @@ use crate::{
     services::{
         admin_password::{self, Replaced},
         admins::{self, EnsureAdminOutcome, ensure_admin},
-        users::check_password,
+        users::check_password_of_user,
     },
 };
 
@@ -78,6 +78,7 @@ impl Args {
         let found =
             User::find_by_email(&conn, &EmailLookup::new(given)).await.context(CANNOT_READ_ACCOUNTS)?;
         let exists = found.is_some();
+        let full_name = found.as_ref().and_then(|user| user.full_name.clone());
         let email = match (found, EmailAddress::parse(given)) {
             // `parse` may refuse the address of an existing user, because an earlier release has accepted more addresses.
             (Some(user), _) => user.email,
@@ -91,11 +92,11 @@ impl Args {
             if !exists {
                 bail!("no admin has the address {email}; nothing was changed");
             }
-            let (password, disable_two_factor) = (self.new_password(&email)?, self.disable_two_factor);
-            return replace_password(&mut conn, &passwords, &email, password, disable_two_factor).await;
+            let password = self.new_password(&email, full_name.as_deref())?;
+            return replace_password(&mut conn, &passwords, &email, password, self.disable_two_factor).await;
         }
         // `ensure_admin` uses the password only to create a user.
-        let password = if exists { None } else { Some(self.new_password(&email)?) };
+        let password = if exists { None } else { Some(self.new_password(&email, None)?) };
         let source = match self.password_setting(&email) {
             Some(_) => " with the password in FIRST_SUPERUSER_PASSWORD",
             None => "",
@@ -111,10 +112,10 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Reads the password, and checks that it is allowed.
-    fn new_password(&self, email: &str) -> anyhow::Result<String> {
+    /// Reads the password, and checks that it is allowed for the admin with this address and name.
+    fn new_password(&self, email: &str, full_name: Option<&str>) -> anyhow::Result<String> {
         let password = self.password(email)?;
-        check_password(&password)
+        check_password_of_user(&password, email, full_name)
             .map_err(|problem| anyhow::anyhow!("the password is not accepted: {problem}"))?;
         Ok(password)
     }

@@ -17,7 +17,7 @@ use crate::{
         admin_password,
         admins::{EnsureAdminOutcome, ensure_admin},
         email_keys, personal_orgs,
-        users::check_password,
+        users::check_password_of_user,
     },
 };
 
@@ -89,13 +89,12 @@ fn refuse(problems: Vec<String>, hint: &str) -> anyhow::Result<()> {
 /// If the address or the password is invalid; the message names the setting.
 pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
     let email = &settings.first_superuser_email;
-    EmailAddress::parse(email)
+    let address = EmailAddress::parse(email)
         .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
     match settings.chosen_password() {
         None => Ok(()),
-        Some(password) => {
-            check_password(password).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))
-        }
+        Some(password) => check_password_of_user(password, &address.stored, None)
+            .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}")),
     }
 }
 

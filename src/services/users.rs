@@ -23,6 +23,8 @@ use crate::{
 
 /// Cache key of the number of users. The number is cached because counting takes longer than reading a page.
 pub const USER_COUNT: &str = "users:count";
+/// The message about a password that [`check_not_personal`] refuses.
+const PERSONAL_PASSWORD: &str = "Password must not be your email address or name";
 /// Minimum length of a password (NIST SP 800-63B section 5.1.1.2).
 pub const MIN_PASSWORD_CHARS: usize = 8;
 
@@ -76,12 +78,36 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Checks a new password of the user with this address and name, as [`check_password`] and [`check_not_personal`] do.
+///
+/// # Errors
+/// A message for the user.
+pub fn check_password_of_user(
+    password: &str,
+    email: &str,
+    full_name: Option<&str>,
+) -> Result<(), &'static str> {
+    check_password(password)?;
+    match is_personal(password, email, full_name) {
+        true => Err(PERSONAL_PASSWORD),
+        false => Ok(()),
+    }
+}
+
 /// Refuses a password that equals the email address, its local part or the name of the user. Ignores case, white space at
 /// both ends, and digits and symbols at the end (OWASP ASVS 5, 6.2.11), unless nothing else is left.
 ///
 /// # Errors
 /// [`Error::Invalid`] for `field`.
 pub fn check_not_personal(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
+    match is_personal(password, email, full_name) {
+        true => Err(Error::invalid(field, PERSONAL_PASSWORD)),
+        false => Ok(()),
+    }
+}
+
+/// Returns whether [`check_not_personal`] refuses a password.
+fn is_personal(password: &str, email: &str, full_name: Option<&str>) -> bool {
     let significant = |text: &str| {
         let text = normalize_password(text.trim()).to_lowercase();
         let stem = text.trim_end_matches(|c: char| !c.is_alphabetic());
@@ -90,10 +116,7 @@ pub fn check_not_personal(field: &str, password: &str, email: &str, full_name: O
     let local = email.split('@').next().unwrap_or_default();
     let password = significant(password);
     let personal = [Some(email), Some(local), full_name].into_iter().flatten();
-    match personal.map(significant).any(|text| text == password) {
-        true => Err(Error::invalid(field, "Password must not be your email address or name")),
-        false => Ok(()),
-    }
+    personal.map(significant).any(|text| text == password)
 }
 
 /// The data of a new account. The caller must have checked the password.

@@ -123,6 +123,9 @@ async fn smoke_create_admin_creates_and_promotes_admins() {
     create(&["--email", "x@example.com", "--password-stdin"], "short")
         .await
         .failed(1, &["at least 8 characters"]);
+    create(&["--email", "x@example.com", "--password-stdin"], "X@example.com 1")
+        .await
+        .failed(1, &["must not be your email address"]);
     create(&["--email", "invalid", "--password-stdin"], "correct horse")
         .await
         .failed(1, &["--email", "invalid"]);

@@ -90,6 +90,7 @@ async fn invalid_settings_are_named() {
         ("LOG_LEVEL", "loud", "LOG_LEVEL has \"loud\""),
         ("FIRST_SUPERUSER_EMAIL", "invalid", "FIRST_SUPERUSER_EMAIL \"invalid\""),
         ("FIRST_SUPERUSER_PASSWORD", "short", "FIRST_SUPERUSER_PASSWORD"),
+        ("FIRST_SUPERUSER_PASSWORD", "Admin@Example.com1", "FIRST_SUPERUSER_PASSWORD: Password must not be"),
     ] {
         let mut command = production_command(&["serve", "--port", "0"], &database, "p").await;
         command.env(name, value);
