@@ -17,14 +17,38 @@ pub(super) fn reserve_connections(wanted: u32, database: u32) -> usize {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(target), maximum: before.maximum });
     }
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if limit >= needed {
-        return wanted as usize;
+    let available = connections_within(limit, reserved, wanted);
+    if available < wanted {
+        tracing::warn!(
+            "the system limits this process to {limit} open files, so it accepts {available} connections at a time instead \
+             of MAX_CONNECTIONS={wanted}: raise the limit (`ulimit -Hn`, or LimitNOFILE of systemd)"
+        );
     }
+    available as usize
+}
+
+/// Returns how many of the `wanted` connections fit into a limit of open files, beside the `reserved` files.
+fn connections_within(limit: u64, reserved: u64, wanted: u32) -> u32 {
     // Always allow at least half of a very low limit.
     let available = limit.saturating_sub(reserved).max(limit / 2);
-    tracing::warn!(
-        "the system limits this process to {limit} open files, so it accepts {available} connections at a time instead \
-         of MAX_CONNECTIONS={wanted}: raise the limit (`ulimit -Hn`, or LimitNOFILE of systemd)"
-    );
-    usize::try_from(available).unwrap_or(usize::MAX)
+    u32::try_from(available).unwrap_or(u32::MAX).min(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_low_limit_of_open_files_allows_at_most_the_wanted_connections() {
+        for (limit, wanted, available) in [
+            (u64::MAX, 10_000, 10_000),
+            (184, 100, 100),
+            (183, 100, 99),
+            (100, 100, 50),
+            // Half of the limit is more than is wanted.
+            (100, 20, 20),
+        ] {
+            assert_eq!(connections_within(limit, 84, wanted), available, "{limit} files, {wanted} wanted");
+        }
+    }
 }
