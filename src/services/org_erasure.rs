@@ -15,6 +15,7 @@ use crate::{
     error::{Result, chain},
     models::{
         clock::DatabaseClock,
+        membership::Membership,
         org_erasure::{OrgTable, find_ownerless, org_tables},
         organization::{Organization, OrganizationChanges},
     },
@@ -30,7 +31,7 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. An organization that cannot be
-/// erased is logged and skipped.
+/// scheduled or erased is logged and skipped.
 pub(super) async fn run(app: &App) -> Result<usize> {
     schedule_abandoned(app).await?;
     let tables = app.db.run_for(BATCH_TIMEOUT, async |conn| Ok(org_tables(conn).await?)).await?;
@@ -73,9 +74,27 @@ async fn schedule_abandoned(app: &App) -> Result<()> {
                 );
                 continue;
             }
-            change_by_job(app, BATCH_TIMEOUT, async |tx| schedule_now(tx, id).await).await?;
+            let schedule = async |tx: &Tx<'_>| schedule_if_abandoned(tx, id).await;
+            if let Err(error) = change_by_job(app, BATCH_TIMEOUT, schedule).await {
+                // An organization that cannot be scheduled must not block the others.
+                tracing::error!(
+                    org_id = id,
+                    error = chain(&error),
+                    "cannot schedule the erasure of an organization without members; retrying at the next run"
+                );
+            }
         }
     }
+}
+
+/// Schedules the erasure of an organization, unless it was erased, scheduled or joined since the batch was read. Two runs may
+/// overlap.
+async fn schedule_if_abandoned(tx: &Tx<'_>, id: i64) -> Result<()> {
+    let org = Organization::lock(tx, id).await?.filter(|org| org.deletion_due_at.is_none());
+    if org.is_some() && Membership::count_of_org(tx, id).await? == 0 {
+        schedule_now(tx, id).await?;
+    }
+    Ok(())
 }
 
 /// Schedules the erasure of an organization without a grace period, and writes an audit entry.

@@ -85,6 +85,19 @@ async fn an_organization_that_cannot_be_erased_does_not_prevent_the_erasure_of_o
 }
 
 #[tokio::test]
+async fn an_organization_that_cannot_be_scheduled_does_not_prevent_the_erasure_of_others() {
+    let app = TestApp::start().await;
+    app.sql(
+        "INSERT INTO organizations (name) VALUES ('Held'), ('Gone');
+         ALTER TABLE organizations ADD CONSTRAINT held CHECK (name <> 'Held' OR deletion_due_at IS NULL)",
+    )
+    .await;
+    assert_eq!(housekeeping::run(&app.app).await.unwrap().organizations, 1);
+    app.sql("ALTER TABLE organizations DROP CONSTRAINT held").await;
+    assert_eq!(housekeeping::run(&app.app).await.unwrap().organizations, 1);
+}
+
+#[tokio::test]
 async fn a_personal_organization_cannot_be_deleted() {
     let app = TestApp::start().await;
     let user = app.user().await;

@@ -2,6 +2,7 @@
 //! for it, so that they really run at once.
 
 use futures_util::future::join_all;
+use saas::services::housekeeping;
 use serde_json::json;
 
 use super::{
@@ -251,4 +252,24 @@ async fn an_organization_cannot_be_restored_while_it_is_erased() {
     );
     restored.is_some_problem(404, "org_not_found");
     assert_eq!(erased.unwrap().organizations, 1);
+}
+
+#[tokio::test]
+async fn housekeeping_skips_an_organization_that_was_erased_or_joined_since_it_was_read() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    for change in [
+        "DELETE FROM organizations WHERE id = {org}",
+        "INSERT INTO memberships (org_id, user_id, role) VALUES ({org}, {user}, 'owner')",
+    ] {
+        let insert = "INSERT INTO organizations (name) VALUES ('Empty') RETURNING id";
+        let id: i64 = column(&app.database, insert).await[0].parse().unwrap();
+        let change = change.replace("{org}", &id.to_string()).replace("{user}", &user.id.to_string());
+        let hold = Hold::on(&app, id).await;
+        let (deleted, ()) =
+            tokio::join!(housekeeping::run(&app.app), hold.commit_when_waiting(&app, 1, &change));
+        assert_eq!(deleted.unwrap().organizations, 0, "{change}");
+    }
+    let left = "SELECT count(*) FROM organizations WHERE name = 'Empty' AND deletion_due_at IS NULL";
+    assert_eq!(column(&app.database, left).await, ["1"]);
 }
