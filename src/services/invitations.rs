@@ -12,6 +12,7 @@ use super::{
     idempotency::{Answered, Once},
     invitation_link::InvitationLink,
     org_access::{self, LockedOrg, OrgAccess},
+    org_change::change_members_once,
     outbox::OutboxMessage,
     throttle::Throttle,
     transaction::change,
@@ -57,7 +58,7 @@ pub async fn find(app: &App, access: &OrgAccess, id: i64) -> Result<Invitation> 
 /// [`Error::Invalid`] for the address; [`Error::RoleTooHigh`] for the role `owner` and for a role above the actor's;
 /// [`Error::AlreadyMember`]; [`Error::SeatLimit`]; [`Error::TooManyAttempts`] after many invitations by the actor or to
 /// the mailbox; [`Error::IdempotencyNotSupported`] for a request with a key if the answer contains the link; those of
-/// [`org_access::lock`] and [`Once::change`].
+/// [`change_members_once`].
 pub async fn invite(
     app: &App,
     actor: &Actor,
@@ -70,10 +71,8 @@ pub async fn invite(
     refuse_to_store_link(app, once)?;
     let throttle =
         async || Throttle::org_invitation(app, actor.context(), actor.user().id, &address.stored).await;
-    once.change(app, actor, Affected::Actor, throttle, async |tx, _| {
-        tx.set_identities_unchanged();
-        let locked = org_access::lock(tx, access).await?;
-        check_role(&locked, role)?;
+    change_members_once(app, actor, access, once, throttle, async |tx, locked| {
+        check_role(locked, role)?;
         let org_id = locked.org.id;
         let earlier = Invitation::find_open(tx, org_id, &address.key).await?.map(|earlier| earlier.id);
         ensure_seat(app, tx, org_id, &address.stored, earlier).await?;
@@ -115,11 +114,9 @@ pub async fn resend(
     refuse_to_store_link(app, once)?;
     let (org_id, email) = (access.org_id(), find(app, access, id).await?.email);
     let throttle = async || Throttle::org_invitation(app, actor.context(), actor.user().id, &email).await;
-    once.change(app, actor, Affected::Actor, throttle, async |tx, _| {
-        tx.set_identities_unchanged();
-        let locked = org_access::lock(tx, access).await?;
+    change_members_once(app, actor, access, once, throttle, async |tx, locked| {
         let before = find_open(tx, org_id, id).await?;
-        check_role(&locked, before.role)?;
+        check_role(locked, before.role)?;
         ensure_seat(app, tx, org_id, &before.email, Some(id)).await?;
         let link = InvitationLink::new(app)?;
         let shown = link.for_inviter(app);

@@ -1,9 +1,10 @@
-//! Idempotent changes of the data of an organization.
+//! Idempotent changes of an organization: of its data, and of its members and invitations.
 
 use super::{
+    actor::{Actor, Affected, LockedUsers},
     idempotency::{Answered, Once},
-    org_access::OrgAccess,
-    transaction::change_in_org_unless_found,
+    org_access::{self, LockedOrg, OrgAccess},
+    transaction::{change, change_after, change_in_org_unless_found},
 };
 use crate::{
     app::App,
@@ -68,4 +69,52 @@ async fn replay<T>(
     let first = async |_: &Tx<'_>| Ok(());
     let find = async |tx: &Tx<'_>| Ok(Some(once.find(tx).await?));
     change_in_org_unless_found(app, context, access, first, find, async |_: &OrgTx<'_>| Ok(None)).await
+}
+
+/// Makes a change of the members or invitations of an organization, at most once for the idempotency key of the request. The
+/// transaction locks the actor and the organization, as [`org_access::lock`], and checks that the actor may still make the
+/// change before it returns a stored answer or runs `work`.
+///
+/// `work` must not change an identity, see [`Tx::set_identities_unchanged`]. `check_limits` runs as in
+/// [`change_in_org_once_within_limits`].
+///
+/// # Errors
+/// Those of [`Once::change`] and [`org_access::lock`].
+pub async fn change_members_once<T>(
+    app: &App,
+    actor: &Actor,
+    access: &OrgAccess,
+    once: &Once<'_, T>,
+    check_limits: impl AsyncFnOnce() -> Result<()>,
+    work: impl AsyncFnOnce(&Tx<'_>, &LockedOrg) -> Result<T> + Clone,
+) -> Result<Answered> {
+    let _in_use = once.use_key(app, actor.context())?;
+    if once.is_stored(app, actor.context()).await? {
+        let find = async |tx: &Tx<'_>, _: &LockedUsers| Ok(lock_and_find(tx, access, once).await?.1);
+        if let Some(answered) = change(app, actor, Affected::Actor, find).await? {
+            return Ok(answered);
+        }
+    }
+    check_limits().await?;
+    let lock = async |tx: &Tx<'_>| once.lock(tx).await;
+    let change_unless_done = async |tx: &Tx<'_>, _: &LockedUsers| {
+        let (locked, found) = lock_and_find(tx, access, once).await?;
+        if let Some(answered) = found {
+            return Ok(answered);
+        }
+        let done = work.clone()(tx, &locked).await?;
+        once.store(tx, &done).await
+    };
+    change_after(app, actor, lock, Affected::Actor, change_unless_done).await
+}
+
+/// Locks the organization, checks the access again, and then looks for the stored answer.
+async fn lock_and_find<T>(
+    tx: &Tx<'_>,
+    access: &OrgAccess,
+    once: &Once<'_, T>,
+) -> Result<(LockedOrg, Option<Answered>)> {
+    tx.set_identities_unchanged();
+    let locked = org_access::lock(tx, access).await?;
+    Ok((locked, once.find(tx).await?))
 }

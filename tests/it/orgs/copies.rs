@@ -7,7 +7,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{add, assert_status, create, leave, member, patch_member, remove_member, send, transfer};
-use crate::support::{TestApp, User, app::PASSWORD, eventually, servers::TestDatabase};
+use crate::support::{
+    TestApp, User,
+    app::{Answer, PASSWORD},
+    eventually,
+    servers::TestDatabase,
+};
 
 /// Caches memberships for a minute, so that no copy expires during a test.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
@@ -135,5 +140,40 @@ async fn every_change_in_an_organization_checks_the_membership_in_its_transactio
             let found = (answer.status.as_u16(), answer.body["code"].as_str().unwrap_or_default());
             assert_eq!(found, (*status, *code), "{method} {path} after {sql}: {}", answer.text);
         }
+    }
+}
+
+/// The copy of the other process does not expire during the test, so only its transactions can refuse the requests.
+#[tokio::test]
+async fn a_removed_member_gets_no_stored_response_at_another_process() {
+    let database = Arc::new(TestDatabase::migrated().await);
+    let here = TestApp::on(database.clone(), &[]).await;
+    let there = TestApp::on(database, &[LONG_CACHE]).await;
+    let owner = here.user().await;
+    let org = create(&here, &owner, "Acme").await;
+    let admin = member(&here, org, "admin").await;
+    let post = async |path: &str, body: &Value| {
+        let request = there.request(Method::POST, &format!("/orgs/{org}{path}")).bearer_auth(&admin.token);
+        Answer::of(request.header("idempotency-key", "k").json(body)).await
+    };
+    let invitation = json!({ "email": "bob@example.com", "role": "member" });
+    let id = post("/invitations", &invitation).await.body["id"].as_i64().unwrap();
+    let product = json!({ "sku": "TEA-1", "name": "Tea", "price": 1, "currency": "EUR" });
+    let requests = [
+        ("/invitations".to_owned(), invitation),
+        (format!("/invitations/{id}/resend"), Value::Null),
+        ("/products".to_owned(), product.clone()),
+        ("/products/import".to_owned(), json!({ "products": [product] })),
+    ];
+    for (path, body) in &requests {
+        let first = post(path, body).await;
+        assert!(first.status.is_success(), "{path}: {}", first.text);
+        let again = post(path, body).await;
+        assert_eq!((again.header("idempotency-replayed"), &again.text), ("true", &first.text), "{path}");
+    }
+    assert_status(&remove_member(&here, org, &owner, &admin).await, 204);
+    assert_eq!(read(&there, org, &admin).await, 200, "the other process has the old membership");
+    for (path, body) in &requests {
+        post(path, body).await.is_some_problem(404, "org_not_found");
     }
 }
