@@ -49,6 +49,17 @@ pub(super) struct Bucket {
     log_at: u64,
     /// Allowed requests that are not reported to Redis yet.
     unsettled: u32,
+    /// The time from which the unsettled requests count: without other requests, the bucket would have been full until then.
+    unsettled_from: u64,
+}
+
+/// The requests of a bucket that are not reported to Redis yet.
+pub(super) struct Usage {
+    pub(super) subject: Subject,
+    /// How much later the bucket is full because of the requests, in microseconds.
+    pub(super) cost_micros: u64,
+    /// The time from which the cost counts if the bucket was full before the requests.
+    pub(super) counts_from: u64,
 }
 
 impl Bucket {
@@ -57,7 +68,7 @@ impl Bucket {
 
     /// Creates a full bucket.
     pub(super) const fn new(subject: Subject) -> Self {
-        Self { subject, full_at: 0, interval: 0, log_at: 0, unsettled: 0 }
+        Self { subject, full_at: 0, interval: 0, log_at: 0, unsettled: 0, unsettled_from: 0 }
     }
 
     /// Takes a token if the bucket has one.
@@ -68,6 +79,9 @@ impl Bucket {
         let is_allowed = full_at <= now + WINDOW;
         if is_allowed {
             self.full_at = full_at;
+            // If the bucket was full again between two unsettled requests, the time until the later one does not count.
+            let cost = u64::from(self.unsettled) * interval;
+            self.unsettled_from = self.unsettled_from.max(now.saturating_sub(cost));
             self.unsettled = self.unsettled.saturating_add(1);
         }
         let is_reported = !is_allowed && self.log_at <= now;
@@ -86,11 +100,12 @@ impl Bucket {
         }
     }
 
-    /// Resets the number of requests that are not reported to Redis. Returns their cost: how much later the bucket is full
-    /// because of them, in microseconds. Returns `None` if there are no such requests.
-    pub(super) fn take_unsettled(&mut self) -> Option<u64> {
+    /// Returns the requests that are not reported to Redis, and marks them as reported. `None` if there are no such requests.
+    pub(super) fn take_unsettled(&mut self) -> Option<Usage> {
         let requests = std::mem::take(&mut self.unsettled);
-        (requests > 0).then(|| (u64::from(requests) * self.interval).div_ceil(1_000))
+        let cost_micros = (u64::from(requests) * self.interval).div_ceil(1_000);
+        let (subject, counts_from) = (self.subject, self.unsettled_from);
+        (requests > 0).then_some(Usage { subject, cost_micros, counts_from })
     }
 
     /// Updates the bucket with the requests of all processes. `full_at` is the time at which the bucket in Redis is full.
@@ -112,6 +127,10 @@ mod tests {
     fn take(bucket: &mut Bucket, seconds: u64) -> (bool, u32, u64) {
         let decision = bucket.take(START + seconds * SECOND, LIMIT);
         (decision.is_allowed, decision.remaining, decision.reset_seconds)
+    }
+
+    fn take_cost(bucket: &mut Bucket) -> Option<u64> {
+        bucket.take_unsettled().map(|usage| usage.cost_micros)
     }
 
     #[test]
@@ -147,7 +166,7 @@ mod tests {
     fn requests_at_other_processes_count_also_if_redis_loses_its_data() {
         let mut bucket = Bucket::UNUSED;
         take(&mut bucket, 0);
-        assert_eq!(bucket.take_unsettled(), Some(20_000_000));
+        assert_eq!(take_cost(&mut bucket), Some(20_000_000));
         take(&mut bucket, 0);
         // Another process has used two tokens, so Redis knows three requests. It does not know the last request above yet.
         bucket.settle(START + 60 * SECOND);
@@ -155,7 +174,27 @@ mod tests {
         assert_eq!(take(&mut bucket, 40), (true, 0, 20));
         bucket.settle(0);
         assert_eq!(take(&mut bucket, 40), (false, 0, 20), "Redis has lost its data");
-        assert_eq!((bucket.take_unsettled(), bucket.take_unsettled()), (Some(40_000_000), None));
+        assert_eq!((take_cost(&mut bucket), take_cost(&mut bucket)), (Some(40_000_000), None));
+    }
+
+    #[test]
+    fn reported_requests_count_from_the_time_of_the_requests() {
+        let mut bucket = Bucket::UNUSED;
+        for (seconds, cost, from) in [
+            (&[100][..], 20, 100),
+            (&[205, 210], 40, 205),
+            // The first request no longer counts after 320 s. Both cost 40 s, so the bucket is full again at 350 s.
+            (&[300, 330], 40, 310),
+            // The last request is refused.
+            (&[400, 400, 400, 401], 60, 400),
+        ] {
+            for second in seconds {
+                take(&mut bucket, *second);
+            }
+            let usage = bucket.take_unsettled().unwrap();
+            let found = (usage.cost_micros, usage.counts_from);
+            assert_eq!(found, (cost * 1_000_000, START + from * SECOND), "{seconds:?}");
+        }
     }
 
     #[test]

@@ -36,15 +36,15 @@ use aws_lc_rs::hmac;
 use redis::Script;
 use tokio::{sync::Notify, time::sleep};
 
-use self::{
-    bucket::WINDOW,
-    subject::Subject,
-    table::{Table, Usage},
-};
 pub use self::{
     bucket::{Decision, Limit},
     clock::Clock,
     subject::{Caller, Class},
+};
+use self::{
+    bucket::{Usage, WINDOW},
+    subject::Subject,
+    table::Table,
 };
 use crate::{
     error::{Error, Result, chain},
@@ -142,7 +142,8 @@ impl RateLimits {
 
     async fn settle_batch(&self, batch: &[Usage]) -> Result<()> {
         // Redis measures the time until a bucket is full at `sent_at` or later. With `sent_at` as the start of this time, no
-        // bucket seems emptier than it is.
+        // bucket seems emptier here than in Redis. The age of the requests makes Redis count them from the time at which they
+        // were allowed. If it counted them from the report, callers would wait longer than announced.
         let sent_at = self.clock.now();
         let mut invocation = SCRIPT.prepare_invoke();
         for usage in batch {
@@ -151,6 +152,7 @@ impl RateLimits {
         invocation.arg((1 + MAX_DEBT_WINDOWS) * WINDOW / 1_000);
         for usage in batch {
             invocation.arg(usage.cost_micros);
+            invocation.arg(sent_at.saturating_sub(usage.counts_from).div_ceil(1_000));
         }
         let missing: Vec<u64> = invocation
             .invoke_async(&mut self.redis.clone())

@@ -292,6 +292,23 @@ async fn replicas_exceed_a_limit_once_and_then_allow_less() {
 }
 
 #[tokio::test]
+async fn a_report_does_not_extend_the_announced_wait() {
+    let app = TestApp::start().await;
+    let limits = RateLimits::new(app.app.redis.clone(), &app.prefix, SECRET);
+    let take = |user: i64, quota: u32| limits.take(Caller::User(user), Class::Read, Limit::per_minute(quota));
+    set_clock(&limits, 1);
+    assert!(take(7, 1).is_allowed);
+    assert_eq!(take(7, 1).reset_seconds, 60);
+    // When this request is reported, its bucket is full again.
+    assert!(take(8, 60).is_allowed);
+    set_clock(&limits, 5);
+    limits.settle().await.unwrap();
+    assert_eq!((take(7, 1).reset_seconds, take(8, 60).remaining), (56, 59));
+    set_clock(&limits, 61);
+    assert!(take(7, 1).is_allowed);
+}
+
+#[tokio::test]
 async fn without_redis_each_process_limits_by_itself() {
     let unreachable = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
     let app = start_limited(&[&unreachable[..], &["--rate-limit-read-per-minute=2"][..]].concat()).await;
