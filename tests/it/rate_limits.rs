@@ -114,6 +114,9 @@ async fn requests_without_a_user_count_for_the_network_of_the_client() {
         }
         assert_eq!(codes, ["invalid_link", "invalid_link", "rate_limited"], "{addresses:?}");
     }
+    // A request without the header did not come through a proxy, so it counts for the address of its connection.
+    let direct = app.request(Method::POST, "/auth/reset-password").json(&invalid_link);
+    assert_eq!(Answer::of(direct).await.body["code"], "invalid_link");
     let login = app.form("/auth/login", &[("username", "ada@example.com"), ("password", "a password")]);
     let login = Answer::of(login.header("x-forwarded-for", ADDRESS)).await;
     assert_limited(&login, "auth", 30);

@@ -40,14 +40,15 @@ fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
 /// peer of the connection. Otherwise, it is the entry of the header that the outermost trusted proxy has added. Entries
 /// before it are ignored, because the client may have sent them.
 ///
-/// `None` if this entry is missing or is not an IP address. The address of the proxy cannot replace it, because all
-/// clients share that address.
+/// `None` if the header has too few entries or this entry is not an IP address. The address of the proxy cannot replace it,
+/// because all clients share that address.
 fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
     match proxies.checked_sub(1) {
         Some(back) if req.headers().contains_key(FORWARDED_FOR) => {
             items(req.headers(), FORWARDED_FOR, b',').rev().nth(back).and_then(address)
         }
-        // A trusted proxy adds the header, so a request without it did not come through one of them.
+        // A trusted proxy adds the header, so a request without it did not come through one of them: for example, a health
+        // check or a request of an internal service.
         _ => req.remote_addr().as_socket_addr().map(|peer| peer.ip().to_canonical()),
     }
 }
