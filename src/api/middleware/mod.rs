@@ -145,6 +145,11 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         let names = [header::IF_MATCH, header::IF_NONE_MATCH];
         let is_conditional = is_read && names.iter().any(|name| req.headers().contains_key(name));
         let conditions = is_conditional.then(|| req.headers().clone());
+        if *req.method() == Method::HEAD {
+            // The response to HEAD has the headers of the response to GET, which depend on the body. poem's router would
+            // remove the body before the compression. hyper does not send it.
+            req.set_method(Method::GET);
+        }
         let normalized = normal_path::normalize(&mut req);
         let charge =
             self.quotas.as_ref().and_then(|quotas| Charge::attach(quotas, &mut req, &received.context));

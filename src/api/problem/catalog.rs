@@ -153,7 +153,7 @@ impl DocumentedPath {
     }
 
     fn operation(&self, method: &Method) -> Option<&MetaOperation> {
-        // The router handles HEAD like GET.
+        // The middleware handles HEAD like GET.
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         self.operations.iter().find(|operation| operation.method == *method)
     }
