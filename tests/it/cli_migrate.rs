@@ -98,6 +98,17 @@ async fn migrate_schema_needs_only_the_migrations() {
     folder.write("2_keyless/up.sql", "CREATE TABLE keyless (id INT);");
     schema().await.failed(1, &["keyless", "primary key"]);
     assert_eq!(fs::read_to_string(&out).unwrap(), text);
+
+    // If the server cannot start, its directory is removed. Here the process cannot write to files: without the `trap`, the
+    // first write would kill it.
+    let temp = TempDir::new();
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_saas")])
+        .args(["migrate", "schema", "--dir", folder.path(), "--out", &out])
+        .env("TMPDIR", temp.path());
+    run(command).await.failed(1, &["File too large"]);
+    assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
 }
 
 /// A developer may use a new table in the code before src/schema.rs has it. The code then does not compile, but the

@@ -18,9 +18,17 @@ use crate::{
 /// migration fails, or the file cannot be written.
 pub(super) async fn write(dir: &Path, out: &Path) -> anyhow::Result<()> {
     let migrations = Migrations::in_directory(dir)?;
-    let server = Server::postgres(&dev::test_dir()?, Purpose::Test).await?;
-    let result = text(&migrations, &Database::at(server.url.clone())).await;
-    server.stop().await;
+    let data = dev::test_dir()?;
+    let result = match Server::postgres(&data, Purpose::Test).await {
+        Ok(server) => {
+            let result = text(&migrations, &Database::at(server.url.clone())).await;
+            server.stop().await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    // A server that has stopped has removed its data, but one that did not start may have left some.
+    let _ = fs::remove_dir_all(&data);
     let text = result?;
     if fs::read_to_string(out).is_ok_and(|written| written == text) {
         writeln!(std::io::stdout(), "{} is up to date", out.display())?;
