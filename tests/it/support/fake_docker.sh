@@ -103,9 +103,10 @@ compose_up() {
         shift
     done
     for service in ${services:-worker api}; do
+        wanted="$service $(image_id "${SAAS_IMAGE:-saas}") $(setting SETTINGS plain)"
         for id in $(ids_of "$service" '.*'); do
             found=$(fields "$id")
-            if [ "$recreate" = yes ] && [ "${found% *}" != "$service $(image_id "${SAAS_IMAGE:-saas}") $(setting SETTINGS plain)" ]; then
+            if [ "$recreate" = yes ] && [ "${found% *}" != "$wanted" ]; then
                 remove_container "$id"
                 add_container "$service" "$(next_id "$service")" running
             elif [ "$start" = yes ]; then
@@ -147,7 +148,7 @@ compose() {
         if [ $# -eq 1 ]; then
             printf 'name: fake\nservices:\n  api:\n    image: none\n  worker:\n    deploy:\n      replicas: %s\n    image: %s\n' \
                 "$(setting WORKERS 1)" "${SAAS_IMAGE:-saas}"
-        elif [ -n "$profiles" ]; then
+        elif [ -n "$profiles${COMPOSE_PROFILES:-}" ]; then
             cat "$FAKE/services"
         else
             grep -vx -e api-2 -e caddy "$FAKE/services"
