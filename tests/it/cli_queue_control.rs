@@ -32,6 +32,27 @@ async fn cancel_reports_the_result_of_each_job() {
 }
 
 #[tokio::test]
+async fn a_command_that_fails_at_one_job_reports_the_jobs_before_it() {
+    let queue = TestQueue::new().await;
+    let origin = Origin { owner: Some(7), ..Origin::default() };
+    let owned = Task { name: "owned".into(), behavior: Behavior::FailForGood };
+    let owned = queue.queue.enqueue(&owned, origin).await.unwrap();
+    queue.drain_until(&owned, State::Failed).await;
+    let (one, two) = (queue.push_failed("one").await, queue.push_failed("two").await);
+    // Redis refuses to change a list or a set that is a text.
+    queue.redis::<()>(&["SET", "{}:owner:7:failed", "x"]).await;
+    let stopped = queue.run_cli(&["requeue", &one, "0000", &owned, &two]).await;
+    let stopped = stopped.failed(1, &["0000 is not a failed job", "cannot use Redis"]);
+    assert_eq!(stopped.stdout, "requeued 1 job\n");
+    assert_eq!(queue.status(&two).await.state, State::Failed);
+
+    let urgent = queue.push_urgent("urgent").await;
+    queue.redis::<()>(&["SET", "{}:scheduled:urgent", "x"]).await;
+    let stopped = queue.run_cli(&["cancel", &one, &urgent, "0000"]).await.failed(1, &["cannot use Redis"]);
+    assert_eq!(stopped.stdout, format!("{one}: canceled\n"));
+}
+
+#[tokio::test]
 async fn queues_are_paused_and_resumed() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;

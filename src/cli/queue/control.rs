@@ -31,20 +31,26 @@ impl Requeue {
         // Ids that are not those of failed jobs. They are printed at the end: if the output is a closed pipe, printing ends the
         // command, and the remaining jobs would be skipped.
         let mut others = Vec::new();
+        // An error ends the loop, and is returned after the printing of what was done.
+        let mut result = Ok(());
         if let Some(name) = &self.all {
             done += queue.requeue_failed(&existing_queue(&queue, name).await?).await?;
         }
         for id in &self.ids {
-            if queue.requeue(id).await? {
-                done += 1;
-            } else {
-                others.push(id);
+            match queue.requeue(id).await {
+                Ok(true) => done += 1,
+                Ok(false) => others.push(id),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
             }
         }
         for id in &others {
             writeln!(std::io::stderr(), "{id} is not a failed job")?;
         }
         writeln!(std::io::stdout(), "requeued {}", counted(done, "job"))?;
+        result?;
         Ok(if others.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
@@ -67,8 +73,16 @@ impl Cancel {
         let mut code = ExitCode::SUCCESS;
         // Printed at the end: if the output is a closed pipe, printing ends the command, and the remaining jobs would be skipped.
         let mut lines = String::new();
+        // An error ends the loop, and is returned after the printing of what was done.
+        let mut result = Ok(());
         for id in &self.ids {
-            let outcome = queue.cancel(id).await?;
+            let outcome = match queue.cancel(id).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            };
             let word = match outcome {
                 Outcome::Canceled => "canceled",
                 Outcome::Requested => "asked to stop",
@@ -81,6 +95,7 @@ impl Cancel {
             }
         }
         write!(std::io::stdout(), "{lines}")?;
+        result?;
         Ok(code)
     }
 }
