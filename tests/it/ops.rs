@@ -95,8 +95,8 @@ fn all_settings() -> BTreeMap<String, String> {
 #[test]
 fn all_settings_in_ops_and_the_deployment_guide_exist() {
     let settings = all_settings();
-    // Settings of `redis-cli` and Compose, and the families of addresses in systemd.
-    let others = ["REDISCLI_AUTH", "COMPOSE_PROFILES", "AF_INET", "AF_INET6", "AF_UNIX"];
+    // Settings of `redis-cli`, Compose and `scripts/deploy`, and the families of addresses in systemd.
+    let others = ["REDISCLI_AUTH", "COMPOSE_PROFILES", "SAAS_IMAGE", "AF_INET", "AF_INET6", "AF_UNIX"];
     let mut count = 0;
     for (path, text) in list_ops().into_iter().chain([(GUIDE, read(GUIDE))]) {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
