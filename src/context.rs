@@ -63,7 +63,13 @@ impl RequestContext {
     /// `None` for a job of the product itself.
     pub fn origin(&self, owner: Option<i64>) -> Origin {
         let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
-        Origin { owner, scope: None, request_id: text(&self.request_id), traceparent: text(&self.trace) }
+        Origin {
+            owner,
+            scope: None,
+            api_key: self.api_key,
+            request_id: text(&self.request_id),
+            traceparent: text(&self.trace),
+        }
     }
 }
 

@@ -62,11 +62,12 @@ impl Context {
     }
 
     /// Returns the context of the request that enqueued the job. Audit entries of a change with this context contain the owner
-    /// of the job and the id of the request.
+    /// of the job, the API key and the id of the request.
     pub fn request(&self) -> RequestContext {
         let text = |value: &Option<String>| value.as_deref().map(Arc::from);
         RequestContext {
             actor: self.origin.owner,
+            api_key: self.origin.api_key,
             request_id: text(&self.origin.request_id),
             trace: text(&self.origin.traceparent),
             ..RequestContext::default()

@@ -163,6 +163,7 @@ pub(super) fn create_job<J: Job>(
     let envelope = Envelope {
         owner: origin.owner,
         scope: origin.scope.clone(),
+        api_key: origin.api_key,
         req: origin.request_id.clone(),
         trace: origin.traceparent.clone(),
         group: options.group.as_deref().map(|group| shared_group(group).to_owned()),

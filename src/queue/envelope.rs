@@ -12,6 +12,8 @@ pub struct Origin {
     /// but puts the jobs of a scope into one group. The status of a job has its scope. 1 to 100 letters, digits, `:`, `-`,
     /// `_` and `.`.
     pub scope: Option<String>,
+    /// Id of the API key of the request. The engine does not interpret it.
+    pub api_key: Option<i64>,
     pub request_id: Option<String>,
     /// Trace context of the request (W3C Trace Context).
     pub traceparent: Option<String>,
@@ -41,6 +43,8 @@ pub(super) struct Envelope<P = Value> {
     pub(super) owner: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) scope: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) api_key: Option<i64>,
     /// Id of the request for which the job was enqueued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) req: Option<String>,
@@ -78,6 +82,7 @@ impl Envelope {
         Origin {
             owner: self.owner,
             scope: self.scope.clone(),
+            api_key: self.api_key,
             request_id: self.req.clone(),
             traceparent: self.trace.clone(),
         }
@@ -94,6 +99,7 @@ impl<P> Envelope<P> {
             payload,
             owner: None,
             scope: None,
+            api_key: None,
             req: None,
             trace: None,
             group: None,

@@ -72,9 +72,9 @@ impl EmailContent<'_> {
 /// stranger, so names with links would allow spam.
 pub(super) fn printable_name(name: &str) -> Option<String> {
     let line = one_line(name, usize::MAX);
-    let lower = line.to_lowercase();
+    let lower = line.to_lowercase().replace(['\u{3002}', '\u{ff0e}', '\u{ff61}'], ".");
     // Mail readers turn bare domains into links. A domain has at least two letters or digits directly after a dot. "J. Smith"
-    // and "J.R. Smith" have at most one.
+    // and "J.R. Smith" have at most one. Domains can be written with other dots, too (UTS #46).
     let is_domain_end = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric()).count() >= 2;
     let has_link =
         lower.contains(['/', '\\']) || lower.contains("www.") || lower.split('.').skip(1).any(is_domain_end);
@@ -111,9 +111,15 @@ mod tests {
 
     #[test]
     fn a_name_with_a_link_is_not_printed() {
-        for name in
-            ["https://evil.example", "Go to WWW.evil", "evil.example", "Click evil.co/x", "a\\b", "x/y"]
-        {
+        for name in [
+            "https://evil.example",
+            "Go to WWW.evil",
+            "evil.example",
+            "evil。example",
+            "evil．com",
+            "x/y",
+            "a\\b",
+        ] {
             assert_eq!(printable_name(name), None, "{name}");
         }
         // A link after the point where the name is truncated counts too.

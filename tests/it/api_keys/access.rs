@@ -212,3 +212,22 @@ async fn a_key_is_accepted_only_in_the_authorization_header() {
         assert_eq!(answer.status.as_u16(), status, "{}", answer.text);
     }
 }
+
+/// An import is a job, which runs in the name of the creator of the key.
+#[tokio::test]
+async fn the_audit_entry_of_an_import_names_the_key() {
+    let app = TestApp::start().await;
+    let owner = app.user().await;
+    let org = create_org(&app, &owner).await;
+    let key = create_key(&app, org, &owner, &SCOPES).await;
+    let product = json!({ "sku": "one", "name": "Tea", "price": 100, "currency": "EUR" });
+    let body = json!({ "products": [product] });
+    let import = format!("/orgs/{org}/products/import");
+    assert!(send(&app, Method::POST, &import, &key.secret, body).await.status.is_success());
+    app.relay().await;
+    app.run_jobs().await;
+    let trail = app.get(&format!("/orgs/{org}/audit?api_key_id={}", key.id), Some(&owner)).await;
+    let entries = trail.body["items"].as_array().unwrap();
+    let imported = entries.iter().find(|entry| entry["action"] == "products.imported").unwrap();
+    assert_eq!(imported["actor_id"], owner.id, "{}", trail.text);
+}
