@@ -55,7 +55,7 @@ pub struct Throttle<'a> {
     /// The email address of the account.
     email: &'a str,
     counters: Vec<Counter>,
-    /// The share of the concurrent password hashes from which the attempt takes.
+    /// The kind of caller: the password hash of the attempt uses the share of this kind.
     hash_for: HashFor,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Throttle<'a> {
         refuse(app, context, email, app.attempts.wait_locally(Operation::Acquire, &[counter]))
     }
 
-    /// Returns the share of the concurrent password hashes from which the attempt takes.
+    /// Returns the kind of caller: the password hash of the attempt uses the share of this kind.
     pub fn hash_for(&self) -> HashFor {
         self.hash_for
     }

@@ -71,8 +71,8 @@ impl Host {
         calls
     }
 
-    /// Returns the service and the image of each container, the oldest first. The settings and the state follow if they are
-    /// not `plain` and `running`.
+    /// Returns the service, the image, the settings and the state of each container, the oldest first. Leaves out the state if
+    /// it is `running`, and then also the settings if they are `plain`.
     fn containers(&self) -> Vec<String> {
         let lines = self.read("containers");
         let fields = |line: &str| {

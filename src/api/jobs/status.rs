@@ -30,7 +30,7 @@ pub(in crate::api) struct StatusOut {
     status: StateOut,
     /// The result of a finished job. By default, it is deleted one hour after the end of the job, and is null from then on.
     result: Value,
-    /// The last error of a job that has not finished, or the reason why the job was discarded or canceled; else null.
+    /// The last error of a job that has failed or will be tried again, or the reason why a job was canceled; else null.
     #[oai(nullable)]
     error: Option<String>,
     /// The progress that the running task has reported. Null if the job is not running.
