@@ -83,8 +83,10 @@ impl CronSchedules {
         for (entry, before) in self.0.iter().zip(due_times) {
             let due = before.parse::<i64>().ok();
             let Some(next) = entry.next_after(now) else { continue };
-            // A due time after the next one was stored while the clock of Redis was ahead. It is replaced without a run.
-            if due.is_some_and(|due| now < due && due <= next) {
+            // A later due time was stored while the clock of Redis was ahead. It is replaced without a run, unless the clock was
+            // ahead for one run only: that run must not be repeated.
+            let is_valid = |due| due <= next || entry.next_after(next) == Some(due);
+            if due.is_some_and(|due| now < due && is_valid(due)) {
                 continue;
             }
             let missed = due.filter(|due| *due <= now && entry.should_run(*due, now));

@@ -116,7 +116,7 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
     let secret = api_key::random()?;
     let (secret_hash, hint) = (hash(&secret), api_key::hint(&secret));
     // The unverified address of the actor may belong to a stranger. It gets only a few mails; more keys can be created.
-    let may_notify = Throttle::notice(app, actor.context(), actor.user()).await.is_ok();
+    let may_notify = Throttle::key_notice(app, actor.context(), actor.user()).await.is_ok();
     let muted = (!may_notify).then(|| actor.user().id);
     let key = change(app, actor, Affected::Actor, async |tx, locked| {
         let org = org_access::lock(tx, access).await?.org;

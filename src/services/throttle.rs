@@ -200,9 +200,22 @@ impl<'a> Throttle<'a> {
     /// # Errors
     /// As [`Self::mail_to_recipient`].
     pub async fn notice(app: &App, context: &RequestContext, user: &User) -> Result<()> {
+        Self::notice_about(app, context, "notice", user).await
+    }
+
+    /// As [`Self::notice`], for a notice of a new API key. It has its own counter: a session can create keys without the
+    /// password, and must not use up the notices of operations that require the password.
+    ///
+    /// # Errors
+    /// As [`Self::mail_to_recipient`].
+    pub async fn key_notice(app: &App, context: &RequestContext, user: &User) -> Result<()> {
+        Self::notice_about(app, context, "key_notice", user).await
+    }
+
+    async fn notice_about(app: &App, context: &RequestContext, purpose: &str, user: &User) -> Result<()> {
         match user.email_verified_at {
             Some(_) => Ok(()),
-            None => Self::mail_to_recipient(app, context, "notice", Recipient::Unverified(&user.email)).await,
+            None => Self::mail_to_recipient(app, context, purpose, Recipient::Unverified(&user.email)).await,
         }
     }
 
