@@ -1,7 +1,7 @@
 //! The pages that links in mails open if no front end is configured (`FRONTEND_URL`).
 //!
-//! The token is in the fragment of the link. Browsers do not send the fragment, so no server log contains the token. The
-//! script of a page changes something only when the user presses a button, because some mail servers open every link in a
+//! The token is in the fragment of the link. Browsers do not send the fragment, so access logs do not contain the token. The
+//! script of a page changes something only when the user submits or declines, because some mail servers open every link in a
 //! mail. Before that, only the page of an invitation sends the token, to show the invitation.
 
 use std::sync::Arc;
@@ -38,7 +38,7 @@ struct Form {
     is_sign_up: bool,
 }
 
-/// Text that follows [`Form::done`] if all users must have a second factor.
+/// The end of the message after a registration, if all users must have a second factor.
 const SECOND_FACTOR_NOTE: &str = " Two-factor authentication is required here: set it up after you sign in.";
 
 static FORMS: [Form; 4] = [
@@ -116,7 +116,7 @@ struct FormPage {
 
 #[derive(Template)]
 #[template(path = "api/templates/account.html", config = "src/askama.toml")]
-struct View<'a> {
+struct FormView<'a> {
     product: &'a str,
     form: &'a Form,
     note: &'a str,
@@ -127,7 +127,7 @@ impl Endpoint for FormPage {
     type Output = Response;
 
     async fn call(&self, _: Request) -> poem::Result<Response> {
-        Ok(page(&View { product: &self.product, form: self.form, note: self.note, api: PREFIX }, POLICY)?)
+        Ok(page(&FormView { product: &self.product, form: self.form, note: self.note, api: PREFIX }, POLICY)?)
     }
 }
 

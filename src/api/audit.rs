@@ -29,8 +29,8 @@ pub(super) struct Audit(pub(super) App);
 struct EntryOut {
     id: i64,
     created_at: DateTime<Utc>,
-    /// Id of the user who made the change, or who owns the job that made it. Null for a command, a job without an owner, or an
-    /// anonymous request.
+    /// Id of the user who made the change, or who owns the job that made it. Null if no user is known, for example for a
+    /// command.
     #[oai(nullable)]
     actor_id: Option<i64>,
     /// Id of the API key by which the actor made the change; null if the actor used no key.
@@ -43,20 +43,20 @@ struct EntryOut {
     target_type: String,
     /// Id of the target, or name of the queue. For a member, the id of the user.
     target_id: String,
-    /// The recorded fields of the target before the change. Null if the action records none, and always for the data of an
-    /// organization, which only the audit trail of the organization shows.
+    /// The recorded state before the change. Null if the action records none, and for a change of the data of an organization,
+    /// which only the audit trail of the organization shows.
     before: Value,
-    /// The recorded fields of the target after the change. Null if the action records none, and always for the data of an
-    /// organization.
+    /// The recorded state after the change, or details of the change. Null if the action records none, and for a change of the
+    /// data of an organization.
     after: Value,
     /// IP address of the client; null if it is unknown, or if there was no request.
     #[oai(nullable)]
     address: Option<String>,
-    /// Id that the server gave to the request that made the change or enqueued the job. The log lines of the request contain it
-    /// too.
+    /// Id that the server gave to the request that made the change, or that enqueued the job that made it. The log lines of the
+    /// request contain this id. Null without a request.
     #[oai(nullable)]
     request_id: Option<String>,
-    /// The header `X-Request-Id` of the request that made the change. A client can send any id, also that of another request.
+    /// The header `X-Request-Id` of the request that made the change. A client can send any id, also the id of another request.
     #[oai(nullable)]
     client_request_id: Option<String>,
 }
@@ -83,7 +83,7 @@ impl Example for EntryOut {
 /// Prefixes of the actions that concern an organization itself, its members, invitations and keys, but not its data.
 const ORG_ACTION_PREFIXES: [&str; 4] = ["org.", "member.", "invitation.", "api_key."];
 
-/// Returns whether an entry contains data of an organization. An admin of the platform has no right to see such data.
+/// Returns whether an entry contains data of an organization. The admin role gives no access to such data.
 fn has_data_of_org(entry: &AuditEntry) -> bool {
     entry.org_id.is_some() && !ORG_ACTION_PREFIXES.iter().any(|prefix| entry.action.starts_with(prefix))
 }
@@ -139,7 +139,7 @@ impl Audit {
         /// Only entries with this action, such as `user.updated`.
         #[oai(validator(max_length = 100))]
         action: Query<Option<Text>>,
-        /// Only entries about this user.
+        /// Only entries whose target is this user.
         user_id: Query<Option<i64>>,
         cursor: Cursor,
         #[oai(default)] limit: Query<Limit>,

@@ -1,8 +1,8 @@
 //! Conditional requests (RFC 9110 section 13): entity tags, and the headers `If-None-Match` and `If-Match`.
 //!
-//! A read that returns [`Tagged`] or [`TaggedVolatile`] has an `ETag`, and the middleware answers 304 if the client sends this
-//! tag in `If-None-Match`. If a request has the header `If-Match`, an operation that takes [`IfMatch`] changes the resource only
-//! if its tag is in the header. All other changes refuse the header
+//! A response with a [`Tagged`], a [`TaggedVolatile`] or a page has an `ETag`. The middleware answers a read with 304 if the
+//! client sends this tag in `If-None-Match`. An operation that takes [`IfMatch`] changes the resource only if the tag of the
+//! resource is in the header `If-Match`. All other changes refuse the header
 //! ([`RefuseUnsupported`](super::unsupported_headers::RefuseUnsupported)).
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -33,7 +33,7 @@ const GZIP_SUFFIX: &[u8] = b"-gzip";
 pub(super) const IF_MATCH_ARGUMENT: &str = "if_match";
 
 /// A resource that is sent with its entity tag. The tag is a digest of the JSON, so it changes if and only if the JSON
-/// changes, and does not depend on clocks.
+/// changes.
 pub(super) struct Tagged<T>(pub(super) T);
 
 /// Returns the entity tag of a JSON text, without quotes.
@@ -47,7 +47,7 @@ pub(super) fn response<T: ToJSON>(json: String, tag: &str) -> Response {
     Response::builder().content_type(Json::<T>::CONTENT_TYPE).header(header::ETAG, tag).body(json)
 }
 
-/// Returns the documentation of [`response`].
+/// Returns the description of the responses that [`response`] creates, for the API document.
 fn meta<T: ToJSON>() -> MetaResponses {
     let mut meta = Json::<T>::meta();
     for response in &mut meta.responses {
@@ -127,7 +127,7 @@ pub(super) struct IfMatch(Option<EntityTags>);
 
 impl IfMatch {
     /// Returns the condition that the entity tag of a row is in the header. Reads of the resource return the row as
-    /// [`Tagged<O>`](Tagged). Without the header, every row meets the condition.
+    /// [`Tagged<O>`](Tagged). Without the header or with `*`, every row meets the condition.
     pub(super) fn on<O: From<R> + ToJSON, R: Clone>(&self) -> Precondition<'_, R> {
         match &self.0 {
             None => Precondition::none(),
@@ -196,9 +196,9 @@ fn read_tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<EntityTags>
     Ok(Some(tags.ok_or(ApiError::MalformedTags(header))?))
 }
 
-/// Converts a response with status 200 to 304 if its entity tag is in `If-None-Match` (RFC 9110 section 15.4.5). Removes
-/// the body and the headers that describe the body. Keeps all other headers, because a client updates its stored headers
-/// with them. Call this function only for GET and HEAD.
+/// Converts a response with status 200 to 304 if its entity tag is in `If-None-Match` (RFC 9110 section 15.4.5). A 304 has
+/// neither the body nor the headers that describe the body. It keeps all other headers, because a client updates its stored
+/// headers with them. Call this function only for GET and HEAD.
 ///
 /// # Errors
 /// [`ApiError::MalformedTags`]; [`Error::PreconditionFailed`] if the request has `If-Match` without the tag.

@@ -61,8 +61,8 @@ impl Settings {
     }
 
     /// Returns whether pages of an origin may send requests with cookies to `host`: the origin is listed, or it is the
-    /// origin of `host` itself. If cookies are secure, the http origin of `host` is not trusted, because an attacker in
-    /// the network can serve its pages.
+    /// origin of `host` itself. If cookies are secure, the origin of `host` must have the scheme https, because an attacker
+    /// in the network can serve pages over http.
     fn trusts(&self, origin: &str, host: Option<&str>) -> bool {
         let origin = origin.to_ascii_lowercase();
         let Some((scheme, authority)) = origin.split_once("://") else { return false };
@@ -103,7 +103,7 @@ impl Settings {
 /// returned `None` instead, a cookie could authenticate the request.
 pub(super) fn bearer(request: &Request) -> Result<Option<&str>> {
     let values = request.headers().get_all(header::AUTHORIZATION).into_iter();
-    only(values.filter_map(|value| {
+    at_most_one(values.filter_map(|value| {
         let (scheme, token) = value.as_bytes().split_at_checked(BEARER.len())?;
         scheme.eq_ignore_ascii_case(BEARER).then(|| token.trim_ascii())
     }))
@@ -128,7 +128,7 @@ pub(super) fn refresh_token(request: &Request) -> Result<Option<&str>> {
 
 fn cookie(request: &Request, name: fn(&Settings) -> &'static str) -> Result<Option<&str>> {
     let name = name(Settings::of(request)?);
-    Ok(only(cookie_values(request, name))?.filter(|value| !value.is_empty()))
+    Ok(at_most_one(cookie_values(request, name))?.filter(|value| !value.is_empty()))
 }
 
 /// Returns the values of all cookies with a name. Skips a malformed cookie, but not the others.
@@ -139,7 +139,7 @@ fn cookie_values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item 
 
 /// Returns the value, or `None` if there is none. Fails for a value that is not valid UTF-8, and for several values: of
 /// several cookies, it is unknown which the server has set (RFC 6265 section 8.6).
-fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a str>> {
+fn at_most_one<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a str>> {
     let Some(value) = values.next() else { return Ok(None) };
     match (std::str::from_utf8(value), values.next()) {
         (Ok(text), None) => Ok(Some(text)),
@@ -251,8 +251,8 @@ mod tests {
         ] {
             assert!(!trusts(true, origin, host) && !trusts(false, origin, host), "{origin} for {host}");
         }
-        let listed_only = Settings { secure: false, origins: HashSet::new() };
-        assert!(!listed_only.trusts("http://api.example.com", None));
+        let without_list = Settings { secure: false, origins: HashSet::new() };
+        assert!(!without_list.trusts("http://api.example.com", None));
     }
 
     /// Creates a request whose header `name` has these lines.

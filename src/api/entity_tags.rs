@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn any_text_is_a_list_or_malformed() {
+    fn an_accepted_list_is_parsed_completely() {
         property(1, text("\" \"a\" W/\"b\" W/ , * \\ a", 8), |text| {
             if let Some(EntityTags::List(tags)) = parse(&[&text]) {
                 let line = tags.iter().map(written).collect::<Vec<_>>().join(&b',');

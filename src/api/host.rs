@@ -58,7 +58,7 @@ pub(super) fn is_local(host: &Host) -> bool {
     }
 }
 
-/// Returns a host without a final dot, which has no meaning in a request.
+/// Returns a host without a final dot. [`requested_host`] also omits it.
 pub(super) fn without_final_dot(host: Host) -> Host {
     match host {
         Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),

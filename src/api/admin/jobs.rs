@@ -43,32 +43,34 @@ struct JobOut {
     /// The organization that the job belongs to, such as `org:7`; null if the job belongs to none.
     #[oai(nullable)]
     scope: Option<String>,
-    /// The arguments. Null for a job of an organization, after the job has finished or was canceled while it ran, and if only the
-    /// state of an ended job is still stored. In the list of jobs, also null if the stored job has more than 16 KiB.
+    /// The arguments. Null for a job of an organization, and if the arguments are no longer stored, such as after the job has
+    /// finished. In the list of jobs, also null if the stored job has more than 16 KiB.
     payload: Value,
-    /// The group of the job. Workers take jobs from the groups of a queue in turn. Null without a group, and after the job has
-    /// finished or was canceled while it ran.
+    /// The group of the job. Workers take jobs from the groups of a queue in turn. Null without a group, and if the group is no
+    /// longer stored, such as after the job has finished.
     #[oai(nullable)]
     group: Option<String>,
-    /// Id of the request that enqueued the job. Null without a request, and after the job has finished or was canceled while it
-    /// ran.
+    /// Id of the request that enqueued the job. Null without a request, and if the id is no longer stored, such as after the job
+    /// has finished.
     #[oai(nullable)]
     request_id: Option<String>,
-    /// Id of the worker that runs the job; null if the job is not running.
+    /// Id of the worker that has taken the job; null unless the status is `started`.
     #[oai(nullable)]
     worker: Option<String>,
-    /// The result of a finished job, which is deleted after one hour by default. Null for a job of an organization.
+    /// The result of a finished job. By default, the result is deleted one hour after the end of the job. Null for a job of an
+    /// organization.
     result: Value,
-    /// The error of the last failed attempt, or the reason why the job was canceled if one is known, as the owner of the job sees
-    /// it. Null for a finished job.
+    /// The last error of the job, or the reason why it was canceled, as the owner of the job sees it. Null if none is stored, and
+    /// for a finished job.
     #[oai(nullable)]
     error: Option<String>,
-    /// The error of the last failed attempt with all details. Null for a finished or canceled job.
+    /// The last error of the job with all details. Null if no details are stored, and for a finished or canceled job.
     #[oai(nullable)]
     error_detail: Option<String>,
     /// The progress that the running task has reported. Null if the job is not running, and for a job of an organization.
     progress: Value,
-    /// Number of started attempts. An attempt that a worker has postponed or given back to the queue does not count.
+    /// Number of attempts, including the current one. An attempt that a worker has postponed or given back to the queue does not
+    /// count.
     attempts: u32,
     #[oai(nullable)]
     enqueued_at: Option<DateTime<Utc>>,
@@ -201,8 +203,8 @@ impl Jobs {
     /// Returns the jobs of a queue in one state.
     ///
     /// Failed jobs are sorted by the time of the failure, the newest first. Scheduled and deferred jobs are sorted by the time
-    /// at which they are due. Queued jobs without a group come first, then the jobs of each group. Jobs without a group, and jobs
-    /// of the same group, are in the order in which workers take them. Started jobs have no fixed order.
+    /// at which they are due. Queued jobs without a group come first, then the jobs of each group. Started jobs have no fixed
+    /// order.
     ///
     /// A page continues where the previous page has ended, even if up to 1,000 jobs were added or removed between the two
     /// requests. If none of the last 5 jobs of the previous page is still in the list, the page may repeat jobs.
@@ -254,7 +256,7 @@ impl Jobs {
 
     /// Puts a failed job back into its queue.
     ///
-    /// The number of failed attempts is reset. Fails with 409 `conflict` if the job has not failed.
+    /// The number of attempts is reset. Fails with 409 `conflict` if the job has not failed.
     #[oai(path = "/jobs/:id/requeue", method = "post", operation_id = "requeue_job")]
     async fn requeue(
         &self,

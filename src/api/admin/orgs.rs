@@ -23,7 +23,7 @@ use crate::{
 /// Operations of admins on all organizations.
 pub(in crate::api) struct AllOrgs(pub(super) App);
 
-/// An organization as an admin of the platform sees it, without its data.
+/// An organization as an admin of the platform sees it: without its data, such as products.
 #[derive(Object)]
 #[oai(rename = "OrgOverview", example)]
 struct OverviewOut {

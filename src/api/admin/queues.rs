@@ -294,7 +294,7 @@ impl Queues {
 
     /// Puts all failed jobs of a queue back into it.
     ///
-    /// The number of failed attempts of each job is reset. Jobs that fail during the operation are not requeued.
+    /// The number of attempts of each job is reset. Jobs that fail during the operation are not requeued.
     #[oai(path = "/queues/:name/requeue", method = "post", operation_id = "requeue_queue")]
     async fn requeue(
         &self,

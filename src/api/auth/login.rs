@@ -43,9 +43,9 @@ impl Login {
     ///
     /// Fails with 403 `two_factor_required` if the password is correct and the user has a second factor: send the
     /// `challenge_token` of this response with a code to `POST /auth/login/two-factor`. Fails with 401 `bad_credentials`
-    /// for an unknown address, a wrong password or an inactive user. Unless `DEBUG` is on, this also applies to an admin with a
-    /// default or example password. Fails with 429 `too_many_attempts` and `Retry-After` after several failures. Fails with 403
-    /// `email_not_verified` if the server requires verified addresses, and the address of the user is not verified.
+    /// for an unknown address, a wrong password or an inactive user, and for an admin whose password is a default or example
+    /// password, unless `DEBUG` is on. Fails with 429 `too_many_attempts` and `Retry-After` after too many attempts. Fails with
+    /// 403 `email_not_verified` if the server requires verified addresses, and the address of the user is not verified.
     ///
     /// Errors have the OAuth2 code in `error`. OAuth2 clients can also refresh their tokens here, with
     /// `grant_type=refresh_token` and `refresh_token` (RFC 6749 section 6). Any other `grant_type` fails with 400

@@ -42,7 +42,7 @@ pub(super) struct TokenOut {
     expires_in: u64,
     /// Send it to `POST /auth/refresh` to get the next tokens. It is valid once.
     refresh_token: String,
-    /// Lifetime of the unused refresh token in seconds.
+    /// Seconds until the refresh token expires if it is not used.
     refresh_expires_in: u64,
 }
 

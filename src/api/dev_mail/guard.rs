@@ -1,4 +1,4 @@
-//! The protection of the pages: a Content-Security-Policy, and a check that the request is local.
+//! The protection of the pages that show mails: a Content-Security-Policy, and a check that the request is local.
 
 use poem::{Request, error::NotFoundError};
 

@@ -19,7 +19,7 @@ impl Mailbox {
         Self(dir.into())
     }
 
-    /// Returns the ids of at most [`MAX_LISTED`] mails with the times of their capture, the newest first.
+    /// Returns the ids of at most [`MAX_LISTED`] mails with the modification times of their files, the newest first.
     pub(super) async fn latest(&self) -> io::Result<Vec<(SystemTime, String)>> {
         let mut entries = match tokio::fs::read_dir(&self.0).await {
             // No mail has been captured yet.
@@ -39,7 +39,7 @@ impl Mailbox {
         Ok(found)
     }
 
-    /// Returns the source of a mail; `None` if it does not exist.
+    /// Returns the source of a mail; `None` if no mail has this id.
     pub(super) async fn read(&self, id: &str) -> io::Result<Option<Vec<u8>>> {
         // This check prevents path traversal out of the directory.
         if !is_id(id) {

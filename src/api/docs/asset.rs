@@ -50,7 +50,7 @@ impl Variant {
         Ok(Self { bytes: bytes.into(), coding: coding.map(HeaderValue::from_static), etag })
     }
 
-    /// Returns the response with only those headers that depend on the variant.
+    /// Returns a response with the content type, and with the headers that depend on the variant.
     fn response(self, content_type: &'static str) -> Response {
         let Self { bytes, coding, etag } = self;
         let mut response = Response::builder().content_type(content_type).body(bytes);

@@ -39,7 +39,7 @@ const PATTERN: &str = r#"^("([!#-\[\]-~]|\\["\\]){1,255}"|[!#-~][!-~]{0,254})$"#
 /// operations with POST and PATCH refuse the header, see `api/unsupported_headers.rs`.
 pub struct IdempotencyKey(Option<RequestKey>);
 
-/// The id of the operation. `api/unsupported_headers.rs` attaches the id to each request with the header whose operation takes
+/// The id of the operation. `api/unsupported_headers.rs` attaches the id to a request with the header, if the operation takes
 /// an [`IdempotencyKey`].
 #[derive(Clone, Copy)]
 pub struct OperationId(pub &'static str);

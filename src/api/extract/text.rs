@@ -1,5 +1,4 @@
-//! Text types with validation: a request with an invalid text is refused. The OpenAPI document contains the rules of the
-//! types that have a format.
+//! Text types with validation: a request with an invalid text is refused.
 
 use std::borrow::Cow;
 

@@ -43,7 +43,8 @@ pub struct CurrentUser(pub Actor);
 /// second factor needs: set up the second factor, read the user's own account, and sign out.
 pub struct SignedIn(pub Actor);
 
-/// An active admin with a valid session. The session has the second factor if the server requires it of admins.
+/// An active admin with a valid session. The session has the second factor if the server requires it of admins or of all
+/// users.
 pub struct Admin(pub AdminActor);
 
 /// The session to revoke at logout. A browser whose access token has expired can log out with the refresh token in its
@@ -53,8 +54,8 @@ pub struct LogoutSession {
     pub context: RequestContext,
 }
 
-/// The ids of the authenticated caller. The extractor sets them during the request. The access log reads them after the
-/// response.
+/// The ids of the authenticated caller. The extractor sets them. The middleware reads them after the handler, for the access
+/// log and for security events.
 #[derive(Clone, Default)]
 pub(in crate::api) struct LoggedUser(Arc<OnceLock<CallerIds>>);
 

@@ -28,14 +28,16 @@ pub(in crate::api) struct Jobs(pub(super) App);
 pub(in crate::api) struct StatusOut {
     job_id: JobId,
     status: StateOut,
-    /// The result of a finished job. By default, it is deleted one hour after the end of the job, and is null from then on.
+    /// The result of a finished job. By default, the result is deleted one hour after the end of the job, and is null from then
+    /// on.
     result: Value,
-    /// The last error of a job that has failed or will be tried again, or the reason why a job was canceled; else null.
+    /// The last error of the job, or the reason why it was canceled. Null if none is stored, and for a finished job.
     #[oai(nullable)]
     error: Option<String>,
     /// The progress that the running task has reported. Null if the job is not running.
     progress: Value,
-    /// Number of started attempts. An attempt that a worker has postponed or given back to the queue does not count.
+    /// Number of attempts, including the current one. An attempt that a worker has postponed or given back to the queue does not
+    /// count.
     attempts: u32,
     /// The name of the queue. Empty if only the state of the ended job is still stored.
     queue: String,
@@ -88,7 +90,7 @@ impl StatusOut {
 }
 
 /// The reason why a caller may see a job.
-enum Visible {
+enum Visibility {
     Owned,
     /// The caller has the permission in the organization of the job.
     InOrg(OrgAccess),
@@ -109,20 +111,20 @@ impl Jobs {
         identity: &Identity,
         id: &JobId,
         permission: Permission,
-    ) -> Result<(JobStatus, Visible)> {
+    ) -> Result<(JobStatus, Visibility)> {
         const NOT_FOUND: Error = Error::NotFound("Job");
         let job = find(&self.0, id).await?;
         let visible = match &job.scope {
             Some(scope) => {
                 let org_id = org_jobs::org_of(scope).ok_or(NOT_FOUND)?;
                 match org_access::check(identity, org_id, permission) {
-                    Ok(access) => Visible::InOrg(access),
+                    Ok(access) => Visibility::InOrg(access),
                     Err(Error::NotFound(_)) => return Err(NOT_FOUND.into()),
                     Err(error) => return Err(error.into()),
                 }
             }
-            None if job.owner == Some(identity.user.id) => Visible::Owned,
-            None if is_admin(&self.0, identity) => Visible::ToAdmin,
+            None if job.owner == Some(identity.user.id) => Visibility::Owned,
+            None if is_admin(&self.0, identity) => Visibility::ToAdmin,
             None => return Err(NOT_FOUND.into()),
         };
         Ok((job, visible))
@@ -133,8 +135,8 @@ impl Jobs {
 impl Jobs {
     /// Returns the status of a job.
     ///
-    /// Fails with 404 `not_found` if the job has expired, or if the caller is neither its owner nor an admin. For a job of an
-    /// organization, the caller needs the permission `job:read` in the organization instead.
+    /// Fails with 404 `not_found` if the job has expired, or if the caller is neither the owner of the job nor an admin. For a
+    /// job of an organization, the caller needs the permission `job:read` in the organization instead.
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,
@@ -144,8 +146,8 @@ impl Jobs {
     ) -> Result<Tagged<StatusOut>> {
         let (mut job, visible) = self.find_visible(actor.identity(), &id.0, Permission::JobRead).await?;
         // Only admins see the details of an error, because the details may contain host names, paths and personal data.
-        // The job of an organization does not show them to admins either.
-        let is_member = matches!(visible, Visible::InOrg(_));
+        // For a job of an organization, this operation does not show the details, not even to admins.
+        let is_member = matches!(visible, Visibility::InOrg(_));
         if !is_member && is_admin(&self.0, actor.identity()) {
             job.error = job.error_detail.take().or(job.error);
         }
@@ -165,9 +167,9 @@ impl Jobs {
     ) -> Result<Json<Canceled>> {
         let (job, visible) = self.find_visible(actor.identity(), &id.0, Permission::JobWrite).await?;
         let result = match visible {
-            Visible::Owned => job_outbox::cancel(&self.0, &id.0.0).await?,
-            Visible::InOrg(access) => org_jobs::cancel(&self.0, actor.context(), &access, &job).await?,
-            Visible::ToAdmin => queue_admin::cancel_job(&self.0, &actor.as_admin(&self.0)?, &job).await?,
+            Visibility::Owned => job_outbox::cancel(&self.0, &id.0.0).await?,
+            Visibility::InOrg(access) => org_jobs::cancel(&self.0, actor.context(), &access, &job).await?,
+            Visibility::ToAdmin => queue_admin::cancel_job(&self.0, &actor.as_admin(&self.0)?, &job).await?,
         };
         canceled(result, id.0)
     }

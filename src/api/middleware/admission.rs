@@ -15,9 +15,9 @@ use crate::api::{
 /// and a request for a host that `hosts` does not allow with 421 (RFC 9110 section 15.5.20). An HTTP/1.0 request without a
 /// host is refused only if `hosts` is not [`HostRules::Any`].
 ///
-/// The check of the host prevents DNS rebinding: an attacker makes the DNS name of a web page resolve to this server.
+/// [`HostRules::Only`] prevents DNS rebinding: an attacker makes the DNS name of a web page resolve to this server.
 /// Browsers then treat the page and this server as the same origin, but the header `Host` contains the attacker's name.
-/// The check runs first, so that no other code responds to such a request.
+/// The check of the host runs first, so that no other code responds to such a request.
 ///
 /// # Errors
 /// [`ApiError::Refused`], [`ApiError::InvalidHost`] or [`ApiError::UnknownHost`].

@@ -15,8 +15,8 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Creates the context of a request. `trusted_proxies` is the number of proxies whose entries in `X-Forwarded-For` are trusted.
 ///
-/// The server creates an id for the logs and the audit trail that no client can choose. The id that the client sent is
-/// stored separately.
+/// The server creates a request id that no client can choose, for the logs and the audit trail. The id that the client sent
+/// is stored separately.
 pub(super) fn create(req: &Request, trusted_proxies: usize) -> RequestContext {
     RequestContext {
         ip: client_address(req, trusted_proxies),
@@ -36,8 +36,8 @@ fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
     headers.get(REQUEST_ID)?.to_str().ok().filter(is_safe).map(Into::into)
 }
 
-/// Returns the IP address of the client. Without trusted proxies or without the header `X-Forwarded-For`, this is the
-/// peer of the connection. Otherwise, it is the entry of the header that the outermost trusted proxy has added. Entries
+/// Returns the IP address of the client. Without trusted proxies or without the header `X-Forwarded-For`, this is the address
+/// of the peer of the connection. Otherwise, it is the entry of the header that the outermost trusted proxy has added. Entries
 /// before it are ignored, because the client may have sent them.
 ///
 /// `None` if the header has too few entries or this entry is not an IP address. The address of the proxy cannot replace it,

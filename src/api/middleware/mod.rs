@@ -147,7 +147,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         let conditions = is_conditional.then(|| req.headers().clone());
         if *req.method() == Method::HEAD {
             // The response to HEAD has the headers of the response to GET, which depend on the body. poem's router would
-            // remove the body before the compression. hyper does not send it.
+            // remove the body before the compression. hyper does not send the body of a response to HEAD.
             req.set_method(Method::GET);
         }
         let normalized = normal_path::normalize(&mut req);

@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 
 use crate::api::paths::documented;
 
-/// The groups of operations at the beginning of the document. The groups that are neither here nor in [`LAST_TAGS`] follow
-/// in their existing order.
+/// The groups at the beginning of the document's list of groups of operations. The groups that are neither here nor in
+/// [`LAST_TAGS`] follow in their existing order.
 const FIRST_TAGS: [&str; 2] = ["Auth", "Users"];
-/// The groups of operations at the end of the document.
+/// The groups at the end of the list.
 const LAST_TAGS: [&str; 2] = ["Health", "Admin"];
 
 /// A JSON object.

@@ -98,12 +98,12 @@ fn complete_parameter(parameter: &mut Object) {
 }
 
 /// Returns the name of the header for the name of an argument: `If-Match` for `if_match`.
-fn header_name(variable: &str) -> String {
+fn header_name(argument: &str) -> String {
     let word = |word: &str| {
         let mut chars = word.chars();
         chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect::<String>()
     };
-    variable.split(['_', '-']).map(word).collect::<Vec<_>>().join("-")
+    argument.split(['_', '-']).map(word).collect::<Vec<_>>().join("-")
 }
 
 #[cfg(test)]
@@ -111,11 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_becomes_the_name_of_a_header() {
-        for (variable, header) in
+    fn an_argument_becomes_the_name_of_a_header() {
+        for (argument, header) in
             [("if_match", "If-Match"), ("If-None-Match", "If-None-Match"), ("x_id", "X-Id")]
         {
-            assert_eq!(header_name(variable), header);
+            assert_eq!(header_name(argument), header);
         }
     }
 }

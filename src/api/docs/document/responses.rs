@@ -116,8 +116,8 @@ fn schema_descriptions(spec: &Value) -> BTreeMap<String, String> {
     described.map(|(name, description)| (name.clone(), description.to_owned())).collect()
 }
 
-/// Returns a description for a response without one. It comes from the summary of the operation ("Returns …") or from
-/// the schema.
+/// Returns a description for a response without one: the summary of the operation without "Returns", else the description
+/// of the schema, else the whole summary.
 fn describe(response: &Value, summary: &str, schemas: &BTreeMap<String, String>) -> String {
     if let Some(result) = summary.strip_prefix("Returns ") {
         let mut chars = result.chars();
@@ -142,7 +142,7 @@ fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
         (true, &[421]),
         (is_limited(path), &[429]),
         (security.is_some_and(|ways| !ways.is_empty()), &[401, 403]),
-        // An operation that sets cookies refuses requests from pages of other sites.
+        // An operation that sets cookies can refuse a request from a page of another site.
         (responses.is_some_and(|all| all.values().any(sets_cookies)), &[403]),
         (operation.contains_key("requestBody"), &[400, 408, 413, 415, 422]),
         (has("in", &["query", "path"]), &[422]),

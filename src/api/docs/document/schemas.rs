@@ -37,7 +37,7 @@ fn named_schemas(spec: &mut Value) -> impl Iterator<Item = (&str, &mut Value)> {
     schemas.into_iter().flatten().map(|(name, schema)| (name.as_str(), schema))
 }
 
-/// Returns the names of all schemas in a part of the operations, including the schemas that these refer to.
+/// Returns the names of all schemas in the part of each operation that `part` selects, and of the schemas that they refer to.
 fn names_below(spec: &Value, part: impl Fn(&Value) -> &Value) -> BTreeSet<String> {
     let paths = spec["paths"].as_object().into_iter().flat_map(|paths| paths.values());
     let operations = paths.filter_map(Value::as_object).flat_map(|operations| operations.values());
