@@ -18,7 +18,8 @@ pub struct RequestContext {
     pub actor: Option<i64>,
     /// The id of the session, if the user is signed in.
     pub session: Option<Uuid>,
-    /// The id of the API key, if the request has one instead of a session.
+    /// The id of the API key that authenticated the request, or the request that enqueued the running job. `None` if no API key
+    /// was used.
     pub api_key: Option<i64>,
     /// The IP address of the client, if it is known.
     pub ip: Option<IpAddr>,

@@ -1,7 +1,6 @@
-//! The error type of the services and the modules below them, and its conversion from database errors.
+//! The error type of the services and the modules below them, and the conversion of constraint violations to it.
 //!
-//! `api/problem` defines the HTTP status and code of each variant. The texts are part of the API: a client sees them as
-//! `detail`.
+//! `api/problem` defines the HTTP status and code of each variant. A client sees the text of most variants as `detail`.
 
 use std::error::Error as StdError;
 
@@ -70,7 +69,7 @@ pub enum Error {
     /// The user is already a member of the maximum number of organizations.
     #[error("A user can be a member of at most {limit} organizations")]
     MembershipLimit { limit: i64 },
-    /// Members and pending invitations already take all seats of the organization.
+    /// The organization has no free seat. Pending invitations take seats, too, except when an invitation is accepted.
     #[error("All {limit} seats of the organization are taken by members and pending invitations")]
     SeatLimit { limit: u32 },
     #[error("This address is that of a member of the organization")]

@@ -21,7 +21,7 @@
 //! | [`context`] | the request that a service works for | queue |
 //! | [`db`] | the PostgreSQL pool, transactions, migrations | context |
 //! | [`mail`] | messages, their templates, SMTP | email_address |
-//! | [`rate_limits`] | token buckets of requests, in the process and settled with Redis | context |
+//! | [`rate_limits`] | token buckets of requests, in each process and synchronized through Redis | context |
 //! | [`security`] | passwords, tokens, encryption | |
 //! | [`email_address`] | which addresses are accepted, and when two spellings are the same address | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn dropped_look_ups_do_not_occupy_more_threads() {
+    async fn dropped_look_ups_of_a_name_occupy_at_most_four_threads() {
         let (lookups, begun) = (Lookups::default(), Arc::new(AtomicUsize::new(0)));
         let (answer, resolver) = channel::<()>();
         let resolver = Arc::new(Mutex::new(resolver));

@@ -7,7 +7,7 @@
 //! - to the client's network, if no extractor has charged the request before it ends, for example because of an invalid
 //!   token or an unknown path. If the network has no requests left, 429 replaces the error.
 //!
-//! So a client that guesses tokens does not use up the limit of a user, and users of one network do not share a limit.
+//! So a client that guesses tokens does not use up the limit of a user.
 //!
 //! Health checks are not charged, nor are `OPTIONS` requests outside of `/auth`, `/invitations` and `/secret-scanning`. A
 //! request is not charged either if it fails with a server error before an extractor has charged it, or if the middleware
@@ -39,8 +39,8 @@ use crate::{
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Size of the buffer for the header `RateLimit`. No value is longer.
-const MAX_VALUE_BYTES: usize = 64;
+/// Size of the buffer for the value of the header `RateLimit`. No value is longer.
+const MAX_HEADER_VALUE_BYTES: usize = 64;
 
 /// The rate limits of all classes of requests.
 pub(super) struct Quotas {
@@ -105,7 +105,7 @@ fn class_of(method: &Method, path: &str) -> Option<Class> {
     let mut steps = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
     let resource = match steps.next()? {
         "health" => return None,
-        // Most of these requests need no account, and try a secret such as a password, a token or an API key.
+        // Most of these requests need no account. With them, a client could guess passwords, tokens or API keys.
         "auth" | "invitations" | "secret-scanning" => return Some(Class::Auth),
         // `/orgs/{org}/jobs` has the class of `/jobs`.
         "orgs" => steps.nth(1).unwrap_or("orgs"),
@@ -208,10 +208,10 @@ impl Charge {
         let Some(Decision { remaining, reset_seconds, .. }) = decision.get() else { return };
         let headers = response.headers_mut();
         headers.insert(RATE_LIMIT_POLICY, quotas.of(*class).policy.clone());
-        let mut value = [0; MAX_VALUE_BYTES];
+        let mut value = [0; MAX_HEADER_VALUE_BYTES];
         let mut rest = &mut value[..];
         let written = write!(rest, "\"{}\";r={remaining};t={reset_seconds}", class.as_str());
-        let length = MAX_VALUE_BYTES - rest.len();
+        let length = MAX_HEADER_VALUE_BYTES - rest.len();
         if let (Ok(()), Ok(value)) = (written, HeaderValue::from_bytes(&value[..length])) {
             headers.insert(RATE_LIMIT, value);
         }

@@ -214,8 +214,8 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Returns a number without a fraction as an integer. `None` if the number has a fraction, or from 2^53 on, where the
-/// float may differ from the integer that the client sent.
+/// Returns a number without a fraction as an integer. `None` if the number has a fraction, or if its absolute value is at least
+/// 2^53: the float may then differ from the integer that the client sent.
 fn whole_number(number: f64) -> Option<i64> {
     const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
     (number.fract() == 0.0 && number.abs() < MAX_EXACT).then_some(number as i64)
@@ -313,7 +313,7 @@ mod tests {
         let list = Vec::<bool>::schema_ref();
         let errors = check(&list, vec![0; 50].into());
         assert_eq!((errors.len(), errors[49].kind), (50, "bool_type"));
-        // The check stops at the first error that is not listed, regardless of how many follow.
+        // With more than 50 errors, the last entry reports that further fields are invalid.
         for faults in [51, 100_000] {
             let errors = check(&list, vec![0; faults].into());
             assert_eq!(

@@ -46,8 +46,7 @@ pub struct Mail<'a> {
     pub to: &'a str,
     pub subject: &'a str,
     pub text: &'a str,
-    /// The same text as HTML, or `None` for a mail with plain text only. A mail reader shows the richest version that it
-    /// supports.
+    /// The same text as HTML, or `None` for a mail with plain text only.
     pub html: Option<&'a str>,
 }
 

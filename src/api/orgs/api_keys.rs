@@ -29,8 +29,7 @@ use crate::{
     },
 };
 
-/// Operations on the API keys of an organization. They require a session, so that a stolen key can neither create or change
-/// keys nor list them.
+/// Operations on the API keys of an organization. They require a session, so that a stolen key can neither list nor change keys.
 pub(in crate::api) struct ApiKeys(pub(super) App);
 
 /// A new key.
@@ -145,8 +144,8 @@ impl ApiKeys {
     /// Creates an API key, which acts in your name.
     ///
     /// The response contains the secret, which the server must not store, so `Idempotency-Key` is refused. You and the
-    /// owner of the organization get a mail. Needs the permission `key:write`. Fails with 409 `key_limit_reached` if the
-    /// organization has 100 valid keys.
+    /// owner of the organization get a mail. If your address is not verified, you get only a few of these mails. Needs the
+    /// permission `key:write`. Fails with 409 `key_limit_reached` if the organization has 100 valid keys.
     #[oai(path = "/api-keys", method = "post", operation_id = "create_api_key")]
     async fn create(&self, org: OrgMember<perm::KeyWrite>, Body(body): Body<ApiKeyIn>) -> Result<KeyCreated> {
         let lifetime = lifetime(body.expires_in_days, body.never_expires)?;

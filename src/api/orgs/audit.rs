@@ -29,7 +29,7 @@ struct EntryOut {
     /// Id of the user who made the change; null for a job without an owner, a command or an anonymous request.
     #[oai(nullable)]
     actor_id: Option<i64>,
-    /// Id of the API key with which the actor made the change; null if the change was made without an API key.
+    /// Id of the API key with which the actor made the change, or enqueued the job that made it; null if no API key was used.
     #[oai(nullable)]
     api_key_id: Option<i64>,
     /// The action, such as `member.updated`.

@@ -37,8 +37,8 @@ struct OrgJobOut {
     job_id: JobId,
     /// The name of the task that the job runs.
     task: String,
-    /// Null if the state is no longer stored. The state of a finished or canceled job is stored for about a day, and the state of
-    /// a failed job for at most 90 days.
+    /// Null if the state is no longer stored. The state of a finished or canceled job is usually stored for a day, and the state
+    /// of a failed job for at most 90 days.
     #[oai(nullable)]
     status: Option<StateOut>,
     /// The error of the last failed attempt, or the reason why the job was canceled if one is known. Null for a finished job.

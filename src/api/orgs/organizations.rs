@@ -117,9 +117,8 @@ enum OrgDeletionScheduled {
 impl MyOrgs {
     /// Returns your organizations.
     ///
-    /// Your personal organization comes first. With the setting `PERSONAL_ORGANIZATIONS`, the request creates it if it is
-    /// missing. The others are sorted by name. Each organization has your role and your permissions, so a front end needs only
-    /// one request.
+    /// Your personal organization comes first, and the others are sorted by name. If the setting `PERSONAL_ORGANIZATIONS` is on,
+    /// the request creates a missing personal organization. Each organization has your role and your permissions.
     #[oai(path = "/orgs", method = "get", operation_id = "list_orgs")]
     async fn list(
         &self,

@@ -15,8 +15,8 @@
 //! To delete the products and their import:
 //!
 //! 1. Delete all these files and their `mod` lines, but keep the migration.
-//! 2. Delete the lines in `resources` and in the table of jobs, which the compiler then reports. Also delete the permissions,
-//!    the actions of the audit trail and the tag. The example in `api_key_out.rs` needs other scopes.
+//! 2. Delete the lines that the compiler then reports: in `resources` and in the table of jobs. Also delete the permissions, the
+//!    actions of the audit trail and the tag. The example in `api_key_out.rs` needs other scopes.
 //! 3. Create a migration that drops the table, and regenerate `src/schema.rs`.
 //! 4. Change the tests and benchmarks that use products as the data of an organization, such as the tests of API keys. They
 //!    need another resource. `grep -rl products tests` lists them.

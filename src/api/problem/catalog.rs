@@ -24,8 +24,7 @@ use crate::{
 /// The query parameter that all lists have. An operation with this parameter refuses unknown and repeated query parameters.
 const CURSOR_PARAM: &str = "cursor";
 
-/// The documented operations by path. Error responses use it to list all invalid parameters and the allowed methods. The
-/// access log uses it to name the route.
+/// The documented operations by path.
 pub struct RouteCatalog {
     /// The documented paths. The key is the path without the names of its parameters.
     paths: HashMap<String, DocumentedPath>,
@@ -74,8 +73,9 @@ impl RouteCatalog {
         self.paths.get(&without_names(pattern))
     }
 
-    /// Returns the errors of all invalid parameters of a request for a list if a query parameter is unknown or repeated, which
-    /// the parser of poem-openapi ignores. Otherwise, returns an empty list. `pattern` is the pattern of the router.
+    /// Returns the errors of all invalid parameters of a request for a list if the request has an unknown or repeated query
+    /// parameter. The parser of poem-openapi ignores such parameters. Otherwise, returns an empty list. `pattern` is the pattern
+    /// of the router.
     pub fn ignored_param_errors(&self, pattern: &str, request: &FailedRequest<'_>) -> Vec<FieldError> {
         let Some(documented) = self.find(pattern) else { return Vec::new() };
         let query = query(request);

@@ -1,7 +1,6 @@
 //! The error fields that OAuth2 clients read (RFC 6749 section 5.2).
 //!
-//! An OAuth2 client treats a response without the field `error` as tokens. So all errors of the token endpoints have
-//! this field.
+//! OAuth2 clients recognize an error by the field `error`. So all errors of the token endpoints have this field.
 
 use poem::http::StatusCode;
 

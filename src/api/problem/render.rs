@@ -51,7 +51,8 @@ pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteC
 #[derive(Clone)]
 pub struct Reason {
     pub code: &'static str,
-    /// The first invalid fields, such as `body.email,body.password`, and the number of further fields.
+    /// The first invalid fields, such as `body.email,body.password`, and the number of further fields. `None` if no field is
+    /// invalid.
     pub fields: Option<Arc<str>>,
 }
 
@@ -204,7 +205,7 @@ impl Failure {
     }
 }
 
-/// Logs internal errors and unavailable dependencies. The access log has the codes of all other errors.
+/// Logs internal errors and unavailable dependencies with their causes, which the access log does not contain.
 fn log(error: &ApiError) {
     match error {
         ApiError::Domain(Error::Internal(source)) => {

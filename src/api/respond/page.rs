@@ -59,7 +59,7 @@ impl Next {
     fn new(cursor: &Cursor, limit: u32, position: Option<impl Serialize>) -> Self {
         let Some(position) = position else { return Self::default() };
         let (text, target) = cursor.next(&position, limit);
-        // The URL has no scheme and host, like the URL in `Location`, because those of a proxy may be different.
+        // The URL has no scheme and host, like the URL in `Location`, because a proxy may have another scheme and host.
         let link = HeaderValue::try_from(format!("<{target}>; rel=\"next\"")).ok();
         Self { cursor: Some(text), link }
     }
@@ -255,7 +255,7 @@ fn cut<R, P: Serialize + DeserializeOwned + Ord>(
 impl<T: ToJSON> IntoResponse for ArrayPage<T> {
     fn into_response(self) -> Response {
         let json = self.items.to_json_string();
-        // The body has no cursor, so the tag also covers the header.
+        // The body has no cursor, so the tag also covers the cursor in the header `Link`.
         let tag = tag_of(&format!("{json}{}", self.next.cursor.as_deref().unwrap_or_default()));
         self.next.add_to(response::<Vec<T>>(json, &tag))
     }

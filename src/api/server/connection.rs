@@ -1,5 +1,5 @@
-//! A TCP connection that times out if the client is too slow to send a request or to read a response. It also replaces
-//! the responses with which hyper refuses requests, without calling the endpoint.
+//! A TCP connection that times out if the client is too slow to send the head of a request or to read a response. It also
+//! replaces the responses of hyper to requests that hyper refuses.
 
 use std::{
     io,
@@ -37,7 +37,7 @@ type Refuse = Box<dyn Fn(Refusal) -> Option<Response> + Send>;
 /// A TCP connection with the time limits of [`Limits`].
 pub(super) struct Connection {
     stream: TcpStream,
-    /// The state that this value shares with the rest of the server. Reads have no time limit while the state is busy.
+    /// The state that this value shares with the rest of the server. Reads have no time limit while a request is being handled.
     activity: Arc<Activity>,
     /// Whether the time limit of a head applies: the client must send its first request, or has sent a part of a head.
     in_head: bool,

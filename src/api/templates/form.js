@@ -1,4 +1,4 @@
-// The form of a page and its messages. The script of each page begins with this file.
+// The form of a page and its messages. The scripts `account.js` and `invitation.js` are served after this file, in one response.
 "use strict";
 
 const form = document.querySelector("form");

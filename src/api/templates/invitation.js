@@ -7,7 +7,8 @@ const accept = document.getElementById("accept");
 const decline = document.getElementById("decline");
 const { api, note } = invitation.dataset;
 
-// The texts of each step of the form. Each field names its steps in the attribute `data-steps`.
+// The texts of each step of the form, and the `autocomplete` of its password field. Each field names its steps in the attribute
+// `data-steps`.
 const STEPS = {
   "sign-up": {
     intro: "Choose a password to create your account. If you have registered with this address before, it replaces the old password.",
@@ -56,7 +57,7 @@ async function preview() {
   if (asked !== token) return;
   if (!response?.ok) {
     if (response) showErrors(response);
-    // With any status but 400, the link may still be valid. The token returns to the address bar, so that the user can reload.
+    // Unless the status is 400, the link may still be valid. The token returns to the address bar, so that the user can reload.
     if (response?.status !== 400) history.replaceState(null, "", `#token=${token}`);
     return;
   }
@@ -106,7 +107,7 @@ async function signUp() {
   if (response.body?.code === "email_taken") showStep("sign-in");
 }
 
-// Signs in with the password, or in the step after that with a code. Then accepts the invitation.
+// Signs in with the password, or in the step `code` with a code. Then accepts the invitation.
 async function signIn() {
   const { username, password, code } = form.elements;
   const response =

@@ -228,10 +228,10 @@ impl UserAdmin {
     ///
     /// A deactivation revokes all sessions and links of the user, and purges the jobs of the user. A change that gives the
     /// user the admin role, or activates a deactivated admin, also revokes the sessions and links. It notifies the user and
-    /// the other admins, and fails with 409 `user_not_verified` if the user has not verified the email address. Fails with
-    /// 409 `conflict` if the change would give the admin role to a user whose account is scheduled for deletion, with 409
-    /// `last_admin` if it would remove the last active admin, and with 412 `precondition_failed` if the current `ETag` of the
-    /// user is not in `If-Match`.
+    /// the other active admins with a verified address, and fails with 409 `user_not_verified` if the user has not verified the
+    /// email address. Fails with 409 `conflict` if the change would give the admin role to a user whose account is scheduled for
+    /// deletion, with 409 `last_admin` if it would remove the last active admin, and with 412 `precondition_failed` if the
+    /// current `ETag` of the user is not in `If-Match`.
     #[oai(path = "/:id", method = "patch", operation_id = "update_user")]
     async fn update(
         &self,

@@ -78,8 +78,8 @@ pub enum Notice {
         /// The invited address.
         email: String,
     },
-    /// Sent to the creator of the key and to the owner of the organization, like the other notices about keys. A user who cannot
-    /// act in the organization gets none.
+    /// Sent to the creator of the key and to the owner of the organization, like the other notices about keys.
+    /// `services/api_key_notices.rs` leaves out some users, such as a suspended member.
     ApiKeyCreated {
         organization: String,
         /// The name of the key.
