@@ -80,8 +80,8 @@ pub enum Error {
     InvitationInvalid,
     #[error("This invitation has expired; ask for a new one")]
     InvitationExpired,
-    /// The invited address is not the address of the account. The text is the invited address, with most of the local part
-    /// hidden.
+    /// The invited address is not the address of the account. The text is the invited address, with at most the first character
+    /// of the local part.
     #[error("This invitation is for {0}; sign in with the account of that address")]
     InvitationOtherAddress(String),
     /// The operation does not accept API keys.
