@@ -6,7 +6,7 @@ CREATE TABLE sessions (
     user_agent    TEXT CHECK (char_length(user_agent) <= 255),
     -- The IP address of the client at the login.
     address       TEXT CHECK (char_length(address) <= 45),
-    -- Whether the user has entered a code of the second factor, at the login or when enabling the second factor.
+    -- Whether the user has entered a code of the second factor that is enabled now, at the login or when enabling it.
     second_factor BOOLEAN NOT NULL DEFAULT false,
     created_at    TIMESTAMPTZ NOT NULL DEFAULT now(),
     last_seen_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -17,8 +17,8 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_user_id_idx ON sessions (user_id, address);
 CREATE INDEX sessions_expires_at_idx ON sessions (expires_at);
 
--- The refresh tokens of a session. Each can be used once. Used tokens stay until they expire, to detect a replay (RFC 9700
--- section 4.14.2).
+-- The refresh tokens of a session. A use replaces a token by a new token. Used tokens are kept for a time, to detect a replay
+-- (RFC 9700 section 4.14.2).
 CREATE TABLE refresh_tokens (
     -- SHA-256 of the token. Only the client has the token itself.
     hash       BYTEA PRIMARY KEY CHECK (octet_length(hash) = 32),

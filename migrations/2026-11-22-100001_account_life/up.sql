@@ -2,12 +2,12 @@
 ALTER TABLE users
     ALTER COLUMN hashed_password DROP NOT NULL,
     ADD COLUMN email_verified_at TIMESTAMPTZ,
-    -- The requested new address of the user, until the user confirms it with the link that was sent to this address.
+    -- A new address that the user has requested but not confirmed yet.
     ADD COLUMN pending_email TEXT CHECK (char_length(pending_email) <= 255),
     -- When the password was last set. Before a first change: when the account was created, or this column was added. Hashing the
     -- same password again, at a higher cost, does not change this time.
     ADD COLUMN password_set_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- When the account will be deleted. Null unless the user has requested the deletion.
+    -- When the account becomes due for deletion. Null if no deletion is scheduled.
     ADD COLUMN deletion_due_at TIMESTAMPTZ;
 
 -- Removes the placeholder that `down.sql` sets.
@@ -43,8 +43,7 @@ CREATE TABLE one_time_tokens (
     user_id    BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     purpose    TEXT NOT NULL
         CHECK (purpose IN ('verify_email', 'reset_password', 'change_email', 'accept_invite', 'second_factor')),
-    -- The address that the token was sent to. A client that presents the token has access to this mailbox. Null for a
-    -- login, because its client gets the token directly.
+    -- The address that the token was sent to. Null for a login, because its client gets the token directly.
     email      TEXT CHECK (char_length(email) <= 255),
     -- Number of codes that were entered with the token of a login.
     tries      INTEGER NOT NULL DEFAULT 0,
@@ -58,7 +57,8 @@ CREATE INDEX one_time_tokens_expires_at_idx ON one_time_tokens (expires_at);
 -- The second factor of a user: the secret of an authenticator (TOTP, RFC 6238).
 CREATE TABLE two_factor (
     user_id      BIGINT PRIMARY KEY REFERENCES users ON DELETE CASCADE,
-    -- Encrypted with TWO_FACTOR_KEY or, until the user next enters a code of the authenticator, with the previous key.
+    -- Encrypted with TWO_FACTOR_KEY, or still with TWO_FACTOR_KEY_PREVIOUS until the user next enters a code of the
+    -- authenticator.
     secret       BYTEA NOT NULL,
     -- Null until the user has entered a first code of the authenticator, which enables the second factor.
     confirmed_at TIMESTAMPTZ,

@@ -9,7 +9,8 @@ BEGIN
 END
 $$;
 
--- Returns a text without the differences that a search ignores: case, and the Unicode encoding of a letter.
+-- Returns a text without the differences that a search ignores: case, and other Unicode forms of a character, such as a
+-- full-width letter.
 -- - The collation is fixed. Otherwise the case of letters depends on the locale of the database: C converts only ASCII
 --   letters, and in Turkish the lower case of I is not i.
 -- - `upper` comes before `lower`, so that ß matches SS. The capital ẞ is its own upper case, so it is replaced first.

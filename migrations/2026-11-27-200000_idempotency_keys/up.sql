@@ -7,7 +7,7 @@ CREATE TABLE idempotency_keys (
     -- The id of the operation in the API document.
     operation   TEXT NOT NULL,
     key         TEXT NOT NULL,
-    -- SHA-256 of the method, path, query and body of the request.
+    -- SHA-256 of the method, path, query and body of the request, in a normalized form.
     fingerprint BYTEA NOT NULL,
     status      SMALLINT NOT NULL,
     -- An array of pairs of name and value.

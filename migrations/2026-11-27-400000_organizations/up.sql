@@ -7,7 +7,7 @@ CREATE TABLE organizations (
     personal_of     BIGINT UNIQUE REFERENCES users ON DELETE SET NULL,
     -- When an admin of the platform has suspended the organization. Its members and API keys are then refused.
     suspended_at    TIMESTAMPTZ,
-    -- When the organization will be erased. Null unless its deletion is scheduled.
+    -- When the organization becomes due for erasure. Null if no deletion is scheduled.
     deletion_due_at TIMESTAMPTZ,
     created_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now()

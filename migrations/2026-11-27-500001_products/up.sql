@@ -4,8 +4,8 @@ CREATE TABLE products (
     id         BIGINT GENERATED ALWAYS AS IDENTITY,
     sku        TEXT NOT NULL CHECK (char_length(sku) BETWEEN 1 AND 64),
     name       TEXT NOT NULL CHECK (char_length(name) BETWEEN 1 AND 200),
-    -- The name for search and sort. Folding can make a name many times longer, and then too long for the index. A search reads each row of the organization: PostgreSQL does not use an index for parts
-    -- of a text under row-level security.
+    -- The folded name, for search and sort. It is cut, because folding can make a name too long for the index. A search reads
+    -- each row of the organization: PostgreSQL does not use an index for parts of a text under row-level security.
     name_key   TEXT NOT NULL GENERATED ALWAYS AS (left(search_fold(name), 250)) STORED,
     -- In the minor unit of the currency, such as cents.
     price      BIGINT NOT NULL CHECK (price >= 0),

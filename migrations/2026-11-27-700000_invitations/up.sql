@@ -10,7 +10,8 @@ CREATE TABLE invitations (
     role        TEXT NOT NULL CHECK (role IN ('admin', 'member', 'viewer')),
     -- The member who has sent the current link. Null if the account was deleted. An open invitation is then void or expired.
     invited_by  BIGINT REFERENCES users ON DELETE SET NULL,
-    -- The token of the link is derived from this id and SECRET_KEY. The id changes when the invitation is sent again.
+    -- The token of the link is derived from this id and SECRET_KEY. A member who sends the invitation again
+    -- changes the id.
     link_id     UUID NOT NULL,
     -- SHA-256 of the token.
     token_hash  BYTEA NOT NULL UNIQUE,

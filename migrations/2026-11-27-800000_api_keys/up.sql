@@ -3,7 +3,7 @@
 CREATE TABLE api_keys (
     id                  BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     org_id              BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE,
-    -- The member in whose name the key acts. The key has no rights that this member lacks.
+    -- The user who has created the key, and in whose name the key acts. The key has no rights that this user lacks.
     created_by          BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     name                TEXT NOT NULL CHECK (char_length(name) BETWEEN 1 AND 100),
     -- The permissions of the key, separated by spaces.
@@ -21,7 +21,7 @@ CREATE TABLE api_keys (
     expires_at          TIMESTAMPTZ,
     created_at          TIMESTAMPTZ NOT NULL DEFAULT now(),
     rotated_at          TIMESTAMPTZ,
-    -- When the key was last used. The last use may be about a minute later, since it is updated at most once a minute.
+    -- When the key was last used. Updated at most once a minute, so the last use may be about a minute later.
     last_used_at        TIMESTAMPTZ,
     revoked_at          TIMESTAMPTZ,
     -- When the mails were written which announce that the key expires soon.

@@ -25,8 +25,8 @@ pub struct Turn {
 }
 
 impl CommittedIds {
-    /// Adds ids. Returns a turn if there is no task: the caller then starts one. Ids beyond 10,000 waiting ids are dropped, so
-    /// another task must look for rows that were left over.
+    /// Adds ids. Returns a turn if there is no task: the caller then starts one. Ids beyond 10,000 waiting ids are dropped, so a
+    /// scheduled job must look for rows that were left over.
     pub fn add(&self, ids: Vec<Uuid>) -> Option<Turn> {
         let mut waiting = self.lock();
         let room = MAX_IDS.saturating_sub(waiting.ids.len());
@@ -41,7 +41,7 @@ impl CommittedIds {
 }
 
 impl Turn {
-    /// Takes up to `max` ids, the oldest first. If it returns no ids, the turn is over, and the task must end.
+    /// Takes up to `max` ids, the oldest first. If there are no ids, the turn is over, and the task must end.
     pub fn take(&mut self, max: usize) -> Vec<Uuid> {
         let mut waiting = self.waiting.lock();
         let count = waiting.ids.len().min(max);

@@ -32,8 +32,8 @@ use crate::{
     lookups::Lookups,
 };
 
-/// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together. The parameter
-/// `connect_timeout` replaces this limit, except for the requests that cancel a statement.
+/// Time limit for a connection to one address: for TCP, TLS, the login and the check of the server together. The parameter
+/// `connect_timeout` replaces this limit. The requests that cancel a statement always have this limit.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). It is short, so that with
 /// the default of `DATABASE_TIMEOUT_MS`, a request has time for the third server if two do not answer.
@@ -65,7 +65,8 @@ impl Target {
     /// Creates the target. Reads the certificates and keys that the options name.
     ///
     /// # Errors
-    /// If a file cannot be read or is invalid, or if a root certificate is needed and none is found.
+    /// If a file cannot be read or is invalid, the certificate and the key of the client do not belong together, or a root
+    /// certificate is needed and none is found.
     pub(super) fn new(options: PostgresOptions) -> anyhow::Result<Self> {
         // TLS is used for TCP only, as in libpq.
         let uses_tcp = options.servers.iter().any(|server| matches!(server, PostgresServer::Tcp { .. }));

@@ -12,9 +12,8 @@ const MAX_ATTEMPTS: u32 = 4;
 /// The pause after the first conflict. The pause after the n-th conflict is n times as long.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Prefixes of the SQLSTATEs of a server that cannot serve now: connection exception; too many connections, or no memory or
-/// disk space; shutdown or start; a read-only server after a failover; a lock timeout; a canceled statement or a statement
-/// timeout; a conflict with other transactions.
+/// Prefixes of the SQLSTATEs of a server that cannot serve now, for example because it has no free connection, shuts down, is
+/// read-only after a failover, or has canceled the statement.
 const UNAVAILABLE_SQLSTATES: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
 /// Prefixes of the SQLSTATEs after which the connection is discarded: a new connection may lead to another server, and has no
 /// stale prepared statements.
@@ -54,7 +53,7 @@ pub(super) struct ReadOnlyServer;
 #[error("{}: {}", .0, POOLER_FIX)]
 struct LostStatement(DieselError);
 
-/// Returns whether the connection that reported an error must not be used again.
+/// Returns whether the connection that reported an error must be discarded. The pool discards closed connections by itself.
 pub(super) fn ends_connection(error: &Error) -> bool {
     has_code(error, USELESS_CONNECTION_SQLSTATES) || is_read_only(error)
 }

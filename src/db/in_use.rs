@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_one_user_until_it_is_dropped() {
+    fn a_key_in_use_is_refused_until_it_is_dropped() {
         let keys = KeysInUse::default();
         let used = keys.try_use(1);
         assert!(used.is_some() && keys.try_use(1).is_none() && keys.try_use(2).is_some());

@@ -49,8 +49,8 @@ impl ServerHealth {
     }
 
     /// Records that a connection which was tested at `tested_at` does not answer. A single connection may be silent because
-    /// this process was too busy to read the answer. If another connection was found silent before, the server is frozen.
-    /// Then all older connections become useless, because the test of each of them would make a request wait for a timeout.
+    /// this process was too busy to read the answer. If another connection was found silent before this test, the server counts
+    /// as frozen. Connections that were opened before this test then become useless, so that no request has to test them.
     fn record_silence(&self, tested_at: Instant) {
         self.update(|times| match times.silent_at {
             None => times.silent_at = Some(Instant::now()),

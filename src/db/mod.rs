@@ -1,7 +1,7 @@
 //! The PostgreSQL pool.
 //!
-//! The pool is bb8 with our own connection manager (`manager`). If the server of the connections is frozen or accepts no
-//! writes, the manager discards all of them together, not one after the other.
+//! The pool is bb8 with our own connection manager (`manager`). If a server is frozen or accepts no writes, the manager discards
+//! all connections that were opened before, not one after the other.
 //!
 //! No query of the pool relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. The
 //! transactions of requests and jobs set their own isolation level and statement timeout. Migrations need a session of their
@@ -112,11 +112,11 @@ impl Db {
     /// Runs `work` on a connection. The wait for the connection and `work` may each take [`Self::timeout`].
     ///
     /// If a prepared statement has become stale, as after `ALTER TABLE`, `work` runs again on another connection. After a
-    /// deadlock or a serialization failure, `work` runs again too, up to 4 attempts in total and within twice the timeout. So
-    /// `work` must be one statement, or only read.
+    /// deadlock or a serialization failure, `work` runs again too, at most three times. All attempts end within twice the
+    /// timeout. So `work` must be one statement, or only read.
     ///
-    /// On a timeout, the connection is discarded, because it is still busy. Its statement is canceled, and its transaction
-    /// is rolled back.
+    /// On a timeout, the connection is discarded, because it is still busy. The server is asked to cancel the statement, and
+    /// rolls an open transaction back.
     ///
     /// # Errors
     /// Those of `work`; [`Error::Unavailable`] if no connection is free in time, the server cannot be reached, or

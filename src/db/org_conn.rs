@@ -20,7 +20,7 @@ use crate::error::Result;
 /// Runs the queries of one organization, and gives no other access to its connection.
 ///
 /// The models of an organization's data take an `OrgConn`. Only [`Db::in_org`] and [`enter_org`] create it. Both need an
-/// [`OrgScope`], which only a check of the membership returns. Other code cannot create a scope:
+/// [`OrgScope`], which only a check of the membership returns. Code outside of this crate cannot create a scope:
 ///
 /// ```compile_fail,E0624
 /// let forged = saas::db::OrgScope::verified(7, 1, saas::db::Via::Session);
@@ -63,8 +63,8 @@ impl<'a> Deref for OrgTx<'a> {
 impl Db {
     /// Reads the data of an organization, in a transaction. `work` may run more than once, as in [`Db::transaction`].
     ///
-    /// For a change, call `services::transaction::change_in_org` instead, which checks the membership again: the membership
-    /// behind `scope` was read up to `IDENTITY_CACHE_MS` ago.
+    /// For a change, call `services::transaction::change_in_org` instead, which checks the membership again: `scope` may be based
+    /// on a membership that was read up to `IDENTITY_CACHE_MS` ago.
     ///
     /// # Errors
     /// As [`Db::run`]; [`Error::Unavailable`](crate::error::Error::Unavailable) or
@@ -91,7 +91,7 @@ pub async fn enter_org<T>(
     work: impl AsyncFnOnce(&OrgTx<'_>) -> Result<T>,
 ) -> Result<T> {
     let org = OrgTx { conn: OrgConn { conn: tx.conn(), org_id: scope.org_id() }, tx };
-    run_behind(tx.conn(), &enter(scope.org_id()), work(&org)).await
+    run_behind(tx.conn(), &enter_sql(scope.org_id()), work(&org)).await
 }
 
 /// Makes the rows of an organization visible to the role of the product until the end of the transaction, without a check of a
@@ -101,7 +101,7 @@ pub async fn enter_org<T>(
 /// # Errors
 /// If the query fails, for example because PostgreSQL does not answer.
 pub async fn show_org(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<()> {
-    conn.batch_execute(&set_org(org_id)).await
+    conn.batch_execute(&set_org_sql(org_id)).await
 }
 
 /// Runs `work` in a transaction of its own. This does not use the transaction manager of diesel, which waits for the answer to
@@ -114,7 +114,7 @@ async fn read_once<T>(
     let begin = format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; {}",
         STATEMENT_TIMEOUT.as_millis(),
-        enter(org_id)
+        enter_sql(org_id)
     );
     let org = OrgConn { conn, org_id };
     let result = run_behind(org.conn, &begin, work(&org)).await;
@@ -130,11 +130,11 @@ async fn read_once<T>(
 }
 
 /// Returns the statements that set the role `saas_tenant` and the organization until the end of the transaction.
-fn enter(org_id: i64) -> String {
-    format!("SET LOCAL ROLE saas_tenant; {}", set_org(org_id))
+fn enter_sql(org_id: i64) -> String {
+    format!("SET LOCAL ROLE saas_tenant; {}", set_org_sql(org_id))
 }
 
-fn set_org(org_id: i64) -> String {
+fn set_org_sql(org_id: i64) -> String {
     format!("SELECT set_config('app.org_id', '{org_id}', true)")
 }
 

@@ -21,8 +21,8 @@ const MAX_COPIES: usize = 10_000;
 ///
 /// - A call returns a value whose query was sent at most `max_age` before this call. So the value contains each
 ///   change, by any process, that was committed at least `max_age` before this call.
-/// - Concurrent callers of a key share one query and its failure.
-/// - [`invalidate_all`](Self::invalidate_all) makes a change by this process visible immediately.
+/// - Concurrent callers of a key usually share one query, and also its failure.
+/// - [`invalidate_all`](Self::invalidate_all) makes a committed change visible to all later calls in this process.
 /// - A failed query discards all cached results: after the first failure in an outage, no result from before is used.
 pub struct RecentReads<K, V> {
     copies: Arc<Cache<K, CachedRead<V>>>,
@@ -128,7 +128,8 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
         }
     }
 
-    /// Discards all cached results, including those of queries that are running.
+    /// Discards all cached results, including those of queries that are running, also in the caches that are
+    /// [invalidated together](Self::discarded_with) with this cache.
     pub fn invalidate_all(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }

@@ -15,9 +15,10 @@ use crate::{
 
 /// How long [`connect`] and [`connect_directly`] wait for a server that has no free connection or is starting.
 const FREE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time between two attempts to connect during this wait.
+/// Time between two attempts to connect within [`FREE_CONNECTION_TIMEOUT`].
 const FREE_CONNECTION_INTERVAL: Duration = Duration::from_millis(250);
-/// SQLSTATEs of a server that has no free connection (too_many_connections) or is starting (cannot_connect_now).
+/// SQLSTATEs of a server that has no free connection (too_many_connections), or is starting or shutting down
+/// (cannot_connect_now).
 /// `SqlStateStream` puts them in front of the messages.
 const FULL_OR_STARTING: &[&str] = &["[53300]", "[57P03]"];
 /// Parts of messages about a server that cannot be reached now.
@@ -38,7 +39,7 @@ const PERMANENT: &[&str] = &[
     "startup parameter",
 ];
 
-/// A parameter of the session that PostgreSQL accepts. Poolers refuse it, or do not pass it on.
+/// A parameter of the session that PostgreSQL accepts. Poolers such as PgBouncer refuse it, or do not pass it on.
 const SESSION_MARK: &str = "-c saas.session=own";
 const HAS_SESSION_MARK: &str = "SELECT coalesce(current_setting('saas.session', true), '') AS value";
 const ENCODING: &str = "SELECT current_setting('server_encoding') AS value";
@@ -70,7 +71,7 @@ pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     check_encoding(conn).await
 }
 
-/// Like [`connect`], but does not wait.
+/// Like [`connect`], but makes one attempt, and does not wait for a free connection or the start of the server.
 ///
 /// # Errors
 /// As [`connect`].
@@ -83,8 +84,8 @@ pub async fn try_connect(settings: &Database) -> anyhow::Result<AsyncPgConnectio
 /// server of [`connect`].
 ///
 /// A pooler in transaction mode may run each transaction in another session. A lock of a session would then protect nothing,
-/// and the pooled session would keep it. So connections through poolers are refused. They are recognized because poolers refuse
-/// the parameter `saas.session`, or do not pass it on.
+/// and the pooled session would keep it. So a connection that does not accept the parameter `saas.session` counts as one
+/// through a pooler, and is refused.
 ///
 /// # Errors
 /// As [`connect`]; also if the connection leads through a pooler, or the query for the parameter fails.

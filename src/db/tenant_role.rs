@@ -4,7 +4,7 @@ use diesel::{QueryResult, QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
 /// Selects why `SET ROLE saas_tenant` fails or would not restrict anything.
-const UNUSABLE: &str = "
+const ROLE_PROBLEMS: &str = "
 SELECT value FROM (
     SELECT CASE
         WHEN t.oid IS NULL THEN format('the role saas_tenant does not exist: as a superuser, run CREATE ROLE saas_tenant NOLOGIN; '
@@ -23,7 +23,7 @@ WHERE value IS NOT NULL";
 
 /// Selects the tables that the role cannot find or use, and those without row-level security, for example after a restore
 /// without roles and privileges. The query runs as `saas_tenant`.
-const MISSING: &str = "
+const TABLE_PROBLEMS: &str = "
 WITH tenant AS (
     SELECT c.oid, nspname, relrowsecurity, format('%I.%I', nspname, relname) AS name,
            has_schema_privilege(n.oid, 'USAGE') AS in_schema
@@ -60,12 +60,12 @@ struct Row {
 /// # Errors
 /// If a query fails, for example because PostgreSQL does not answer.
 pub async fn tenant_role_problems(mut conn: &AsyncPgConnection) -> QueryResult<Vec<String>> {
-    let unusable = rows(conn, UNUSABLE).await?;
+    let unusable = rows(conn, ROLE_PROBLEMS).await?;
     if !unusable.is_empty() {
         return Ok(unusable);
     }
     let entered = conn.batch_execute("BEGIN; SET LOCAL ROLE saas_tenant").await;
-    let missing = rows(conn, MISSING).await;
+    let missing = rows(conn, TABLE_PROBLEMS).await;
     conn.batch_execute("ROLLBACK").await?;
     entered?;
     missing

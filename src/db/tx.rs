@@ -1,7 +1,7 @@
 //! The handle of an open transaction.
 //!
 //! Most queries that change an account or an organization require a [`Tx`]. A `Tx` has a [`RequestContext`], so that the
-//! audit trail can name the actor. `services::transaction` and commands create it.
+//! audit trail can name the actor. `services::transaction` and commands create the `Tx`.
 
 use std::{
     ops::Deref,
@@ -79,12 +79,12 @@ impl Effects {
         self.take_jobs();
     }
 
-    /// Removes and returns the jobs that the transaction has written.
+    /// Removes and returns the ids of the jobs that the transaction has written.
     pub fn take_jobs(&self) -> Vec<Uuid> {
         std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Removes and returns the users whom the transaction has deactivated, deleted or scheduled for deletion.
+    /// Removes and returns the ids of the users whom the transaction has deactivated, deleted or scheduled for deletion.
     pub fn take_inactive_users(&self) -> Vec<i64> {
         std::mem::take(&mut *self.inactive_users.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -95,7 +95,7 @@ impl Effects {
     }
 
     /// Returns whether the transaction may have changed the permissions of a user or an API key, or the validity of a session
-    /// or a key. Returns true also if the answer to COMMIT was lost.
+    /// or a key.
     pub fn may_change_identities(&self) -> bool {
         self.committing.load(Ordering::Relaxed) && !self.identities_unchanged.load(Ordering::Relaxed)
     }

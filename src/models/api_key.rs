@@ -12,19 +12,19 @@ use crate::{db::Tx, schema::api_keys};
 /// How long a key is kept after it was revoked or expired.
 const KEEP_ENDED_DAYS: i32 = 90;
 
-/// A key of an organization, without the hashes of its secrets.
+/// An API key of an organization, without the hashes of its secrets.
 #[derive(Clone, Debug, HasQuery, Identifiable)]
 pub struct ApiKey {
     pub id: i64,
     pub org_id: i64,
-    /// The member in whose name the key acts.
+    /// The user who has created the key, and in whose name the key acts.
     pub created_by: i64,
     pub name: String,
     /// The permissions, separated by spaces.
     pub scopes: String,
     /// The beginning and the end of the secret, by which a person recognizes the key.
     pub hint: String,
-    /// When the secret from before the last rotation expires.
+    /// When the secret from before the last rotation expires. `None` if the key was never rotated.
     pub previous_expires_at: Option<DateTime<Utc>>,
     /// For how many days the key is valid, from its creation, its last rotation or the last change of this lifetime. `None` if
     /// the key does not expire.
@@ -134,7 +134,7 @@ impl ApiKey {
     }
 
     /// Locks a key against changes. Returns the key, and whether the secret with this hash is the secret from before the last
-    /// rotation. `None` if the key no longer has the secret. Several transactions may hold this lock at the same time.
+    /// rotation. `None` if no key with this id has the secret. Several transactions may hold this lock at the same time.
     pub async fn lock_shared(
         mut conn: &AsyncPgConnection,
         id: i64,
@@ -234,7 +234,7 @@ impl ApiKey {
             .await
     }
 
-    /// Revokes the unexpired keys of an organization that a member has created. Returns the ids of the revoked keys.
+    /// Revokes the unexpired keys that a user has created in an organization. Returns the ids of the revoked keys.
     pub async fn revoke_of_member(tx: &Tx<'_>, org_id: i64, user_id: i64) -> QueryResult<Vec<i64>> {
         let mut conn = tx.conn();
         let own = api_keys::org_id.eq(org_id).and(api_keys::created_by.eq(user_id));
@@ -256,8 +256,8 @@ impl ApiKey {
             .await
     }
 
-    /// Locks at most `limit` keys that expire within `notice_days` days and whose expiry no mail has announced. Leaves out keys
-    /// whose lifetime is not longer than `notice_days`, and keys that another transaction has locked.
+    /// Locks at most `limit` active keys that expire within `notice_days` days, and returns them. Leaves out keys whose lifetime
+    /// is at most `notice_days`, keys that are marked as notified, and keys that another transaction has locked.
     pub async fn lock_expiring(tx: &Tx<'_>, notice_days: i32, limit: i64) -> QueryResult<Vec<Self>> {
         let mut conn = tx.conn();
         let expires_at = || api_keys::expires_at.assume_not_null();
@@ -275,7 +275,7 @@ impl ApiKey {
             .await
     }
 
-    /// Records that the mails were written which announce the expiry of these keys.
+    /// Records that the users were notified of the expiry of these keys, so that they are not notified again.
     pub async fn mark_expiry_notified(tx: &Tx<'_>, ids: &[i64]) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::update(api_keys::table.filter(api_keys::id.eq_any(ids)))

@@ -11,8 +11,7 @@ use super::{
 };
 use crate::schema::{api_keys, memberships, organizations, two_factor, users};
 
-/// A key, and the data that decides whether its creator may act in the organization. A cached value was read at most
-/// `IDENTITY_CACHE_MS` ago.
+/// A key, and the data that decides whether its creator may act in the organization.
 pub struct KeyIdentity {
     pub key: ApiKey,
     /// The SHA-256 of the secret of the request.

@@ -30,7 +30,7 @@ const WRITE: &str = "
     SELECT id FROM due EXCEPT SELECT id FROM written";
 
 /// Updates `api_keys.last_used_at`. `uses` has the ids of keys and when they were used, by the monotonic clock of this
-/// process. A use is ignored unless it is more than a minute after `last_used_at`.
+/// process. A use is ignored if it is at most a minute later than `last_used_at`.
 ///
 /// Does not wait for locked rows, so it holds its own locks only briefly, and hardly delays a revocation. Returns the ids of the
 /// keys whose uses are due but not written, because another transaction had locked or changed the row.

@@ -17,8 +17,7 @@ const MAX_INSERT_ROWS: usize = 1_000;
 pub struct AuditEntry {
     pub id: i64,
     pub created_at: DateTime<Utc>,
-    /// The user who has made the change. `None` if no user is known to have made the change, for example for a command or a
-    /// scheduled job.
+    /// The user who has caused the action. `None` if there is no such user, for example for a command or a scheduled job.
     pub actor_id: Option<i64>,
     pub action: String,
     pub target_type: String,
@@ -116,8 +115,8 @@ impl AuditEntry {
         query.order(audit_log::id.desc()).limit(filter.limit).load(&mut conn).await
     }
 
-    /// Deletes at most `limit` entries older than `days`. Returns how many. Must run in a transaction, because of `SET
-    /// LOCAL`.
+    /// Deletes at most `limit` entries that are older than `days` days. Returns how many. Must run in a transaction, because of
+    /// `SET LOCAL`.
     pub async fn purge(mut conn: &AsyncPgConnection, days: u32, limit: i64) -> QueryResult<usize> {
         // The trigger of the table refuses a DELETE without this setting.
         diesel::sql_query("SET LOCAL saas.audit_retention = 'on'").execute(&mut conn).await?;

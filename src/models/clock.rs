@@ -13,7 +13,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::clock_timestamp;
 
-/// The clock of the database: its time when a row was read, plus the time since then by the monotonic clock of this process.
+/// The clock of the database: its time when a row was read, plus the time that has passed since then in this process.
 ///
 /// Compare times from the database with this clock, never with `Utc::now()`: the clocks of hosts may differ.
 #[derive(Clone, Copy, Debug, FromSqlRow)]

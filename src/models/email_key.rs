@@ -61,7 +61,7 @@ pub async fn set(mut conn: &AsyncPgConnection, list: &[KeyAssignment]) -> QueryR
     let ids: Vec<_> = list.iter().map(|user| user.id).collect();
     let emails: Vec<_> = list.iter().map(|user| &*user.email).collect();
     let keys: Vec<_> = list.iter().map(|user| &*user.key).collect();
-    // BETWEEN follows from the list of ids. Without it, the planner may read the whole table.
+    // The list of ids implies the condition with BETWEEN. Without this condition, the planner may read the whole table.
     diesel::sql_query(
         "UPDATE users SET email_key = new.key FROM unnest($1, $2, $3) AS new (id, email, key)
          WHERE users.id = new.id AND users.id BETWEEN $4 AND $5

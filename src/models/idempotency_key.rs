@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{clock::DatabaseClock, clock_timestamp, delete_batch};
 use crate::schema::idempotency_keys;
 
-/// How long a repeated request gets the stored answer. Then the answer is expired.
+/// How long a repeated request gets the stored answer. After this time, the answer is expired.
 const LIFETIME_HOURS: i64 = 24;
 
 #[diesel::declare_sql_function]
@@ -32,7 +32,7 @@ pub struct KeyId<'a> {
 #[derive(HasQuery)]
 #[diesel(table_name = idempotency_keys)]
 pub struct StoredAnswer {
-    /// SHA-256 of the method, path, query and body of the request.
+    /// SHA-256 of the method, path, query and body of the request, in a normalized form.
     pub fingerprint: Vec<u8>,
     pub status: i16,
     /// An array of pairs of name and value.

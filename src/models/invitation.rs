@@ -17,7 +17,7 @@ use crate::schema::invitations;
 
 /// Lifetime of an invitation. It begins again when the invitation is sent again.
 pub const LIFETIME_DAYS: i32 = 7;
-/// How long after `expires_at` [`Invitation::purge`] keeps an invitation, in every state.
+/// How long [`Invitation::purge`] keeps an invitation after `expires_at`, in every state.
 const RETENTION_DAYS: i32 = 30;
 
 /// The roles of members who may invite. `STATE` has the same roles.
@@ -39,8 +39,7 @@ text_enum! {
     }
 }
 
-/// Computes the state of an invitation. While a transaction holds the lock of the organization, the state can change only if
-/// the invitation expires, or the account of the inviter changes or is taken over.
+/// The SQL expression that computes the state of an invitation.
 const STATE: &str = "CASE
     WHEN invitations.accepted_at IS NOT NULL THEN 'accepted'
     WHEN invitations.declined_at IS NOT NULL THEN 'declined'

@@ -1,7 +1,8 @@
 //! The table `job_outbox`: jobs that a transaction enqueues, until the job queue has them.
 //!
-//! A relay (`services::job_relay`) claims rows and enqueues their jobs. A job that cannot be enqueued for a day, or that may
-//! already have run, is set aside: its row stays in the table, but relays skip it.
+//! A relay (`services::job_relay`) claims rows and enqueues their jobs. A row is set aside if the queue refuses the job for a
+//! day, if no running release can read the row for a day, or if the job may already have run. The row then stays in the table,
+//! but relays skip it.
 
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -21,8 +22,8 @@ extern "SQL" {
     fn octet_length(text: Text) -> Integer;
 }
 
-/// The statement that claims rows which no other relay has claimed, the oldest first. A claim lasts 50 seconds: if a job
-/// cannot be enqueued, the relay that runs a minute later claims its row again. `$1` is a task whose rows are skipped, or null.
+/// The statement that claims up to 100 rows without a current claim, the oldest first. A claim lasts 50 seconds, so the relay
+/// that runs each minute claims a row again if its job was not enqueued. `$1` is a task whose rows are skipped, or null.
 macro_rules! claim {
     ($condition:literal) => {
         concat!(
@@ -88,7 +89,7 @@ pub struct ClaimedJob {
     pub tried_before: Option<DateTime<Utc>>,
 }
 
-/// A job that waits in the table, in the list of its owner.
+/// The id and the size of a job that waits in the table.
 #[derive(Queryable)]
 pub struct OwnerJob {
     pub id: Uuid,
@@ -120,8 +121,8 @@ impl JobOutboxRow {
         Self::query().filter(job_outbox::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Returns the ids of these jobs that are in the table, even if they were set aside.
-    pub async fn known(mut conn: &AsyncPgConnection, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
+    /// Returns those of `ids` that have a row in the table, even if the row was set aside.
+    pub async fn existing_ids(mut conn: &AsyncPgConnection, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
         let rows = job_outbox::table.filter(job_outbox::id.eq_any(ids));
         rows.select(job_outbox::id).load(&mut conn).await
     }
@@ -144,8 +145,7 @@ impl JobOutboxRow {
             .await
     }
 
-    /// Returns the number of jobs that wait to be enqueued, at most `limit`. Counts the jobs of `task`, or of all tasks if it is
-    /// `None`.
+    /// Returns the number of jobs that wait to be enqueued, at most `limit`. If `task` is `None`, counts the jobs of all tasks.
     pub async fn count_waiting(
         mut conn: &AsyncPgConnection,
         task: Option<&str>,
@@ -164,7 +164,7 @@ impl JobOutboxRow {
         Ok(rows.select(job_outbox::id).limit(limit).load::<Uuid>(&mut conn).await?.len())
     }
 
-    /// Returns the jobs of an owner that wait to be enqueued, the newest first.
+    /// Returns the waiting jobs of an owner, who is the user with the id `owner`, the newest first.
     pub async fn of_owner(mut conn: &AsyncPgConnection, owner: i64) -> QueryResult<Vec<OwnerJob>> {
         job_outbox::table
             .filter(job_outbox::owner.eq(owner))

@@ -101,8 +101,8 @@ impl FromSql<Json, Pg> for IdentityMemberships {
 #[derive(Clone, Copy, Debug, QueryId)]
 pub(super) struct MembershipsOfUser;
 
-/// A join would read all organizations while PostgreSQL has no statistics of `memberships`, as after the migration that creates
-/// the personal organizations. A subquery for each membership always uses the primary key.
+/// A subquery for each membership reads the organization by its primary key. A join could read all organizations while
+/// PostgreSQL has no statistics of `memberships`, as after the creation of many personal organizations.
 const MEMBERSHIPS_OF_USER: &str = "(
     SELECT coalesce(json_agg((
         SELECT json_build_object(
@@ -193,7 +193,7 @@ impl Membership {
     /// Locks the organizations that a user owns, in the order of their ids, and returns the latest versions of the rows. Leaves
     /// out organizations whose deletion is scheduled.
     ///
-    /// The caller must have locked the user. A transfer locks the old and the new owner too, so the owner does not change.
+    /// The caller must have locked the user. A transfer also locks the old and the new owner, so the owner does not change.
     pub async fn lock_owned(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Vec<Organization>> {
         let owned = memberships::table
             .filter(memberships::user_id.eq(user_id))

@@ -1,8 +1,8 @@
 //! The tables of the database and the queries on them.
 //!
-//! All queries return [`QueryResult`]. They fail if PostgreSQL does not answer or a constraint is violated. An update that
-//! returns the new row, and not an `Option`, also fails if the row does not exist. So the documentation of the queries has no
-//! `# Errors`.
+//! All queries return [`QueryResult`]. They fail, for example, if PostgreSQL does not answer or a constraint is violated. An
+//! update that returns the new row, and not an `Option`, also fails if the row does not exist. So the documentation of the
+//! queries has no `# Errors`.
 
 pub mod api_key;
 pub mod api_key_identity;
@@ -109,21 +109,21 @@ fn now() -> SqlLiteral<Timestamptz> {
 }
 
 /// Returns the time `span` before [`now`].
-fn ago(span: PgInterval) -> Shifted {
+fn ago(span: PgInterval) -> ShiftedTime {
     sql("now() - ").bind::<Interval, _>(span)
 }
 
 /// Returns the time `span` after [`now`].
-fn after(span: PgInterval) -> Shifted {
+fn after(span: PgInterval) -> ShiftedTime {
     sql("now() + ").bind::<Interval, _>(span)
 }
 
-/// Returns an interval of 24 hours for each day. A day of PostgreSQL may have 23 or 25 hours in the time zone of the role.
+/// Returns an interval of 24 hours for each day. A day of PostgreSQL may have 23 or 25 hours in the time zone of the session.
 fn days(number: i32) -> PgInterval {
     (number * 24).hours()
 }
 
-type Shifted = UncheckedBind<
+type ShiftedTime = UncheckedBind<
     SqlLiteral<Timestamptz>,
     <PgInterval as diesel::expression::AsExpression<Interval>>::Expression,
 >;

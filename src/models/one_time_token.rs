@@ -24,8 +24,7 @@ text_enum! {
 #[derive(HasQuery)]
 #[diesel(table_name = one_time_tokens)]
 pub struct OneTimeToken {
-    /// The address that the token was sent to. A client that has the token has access to this mailbox. `None` for a login,
-    /// because its client gets the token directly.
+    /// The address that the token was sent to. `None` for a login, because its client gets the token directly.
     pub email: Option<String>,
 }
 

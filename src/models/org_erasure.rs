@@ -1,4 +1,5 @@
-//! The queries that erase organizations. They find the tables by their foreign keys, so a new table needs no line here.
+//! The queries that erase organizations and find organizations without an owner. The erasure finds the tables by their foreign
+//! keys to `organizations`, so a new table needs no line here.
 
 use diesel::{
     QueryResult, QueryableByName,
@@ -17,7 +18,7 @@ pub struct OrgTable {
     org_column: String,
 }
 
-/// The tables with a foreign key to `organizations` that cascades.
+/// Selects the tables with a foreign key of one column to `organizations` that cascades deletions, and this column.
 const ORG_TABLES: &str = "
     SELECT c.conrelid::regclass::text AS name, quote_ident(a.attname) AS org_column
     FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]

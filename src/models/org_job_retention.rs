@@ -7,7 +7,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::delete_batch;
 
 /// How long the row of a job is kept.
-const ORG_JOB_DAYS: u32 = 30;
+const RETENTION_DAYS: u32 = 30;
 
 /// Returns whether the role of the connection sees the rows of all organizations. A role that neither owns the table nor
 /// bypasses row-level security sees only the rows of the organization that [`show_org`](crate::db::show_org) has set.
@@ -15,10 +15,10 @@ pub async fn sees_all_org_jobs(mut conn: &AsyncPgConnection) -> QueryResult<bool
     diesel::select(sql::<Bool>("NOT row_security_active('org_jobs')")).get_result(&mut conn).await
 }
 
-/// Deletes at most `limit` rows of jobs that were enqueued more than 30 days ago, of one organization or of all. Returns how
-/// many.
+/// Deletes at most `limit` rows of jobs that were enqueued more than 30 days ago. Returns how many. If `org_id` is `None`,
+/// deletes rows of all organizations whose rows are visible to the role of the connection.
 pub async fn purge_org_jobs(conn: &AsyncPgConnection, org_id: Option<i64>, limit: i64) -> QueryResult<usize> {
-    let mut old = format!("created_at < now() - interval '{ORG_JOB_DAYS} days'");
+    let mut old = format!("created_at < now() - interval '{RETENTION_DAYS} days'");
     if let Some(org_id) = org_id {
         old = format!("org_id = {org_id} AND {old}");
     }

@@ -27,9 +27,9 @@ pub struct Organization {
     pub slug: Option<String>,
     /// The user whose personal organization this is.
     pub personal_of: Option<i64>,
-    /// When an admin of the platform has suspended the organization.
+    /// When an admin of the platform has suspended the organization. `None` if it is not suspended.
     pub suspended_at: Option<DateTime<Utc>>,
-    /// When the organization is erased, unless it is restored before. `None` if no deletion is scheduled.
+    /// When the organization becomes due for erasure. `None` if no deletion is scheduled.
     pub deletion_due_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -61,9 +61,7 @@ impl Organization {
         Self::query().filter(organizations::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Locks an organization until the transaction ends, and returns the latest version of the row. Services take this lock
-    /// before they change the organization. Before they change a membership, they take this lock or lock the user. The erasure of
-    /// an organization whose deletion is due takes the lock only for its last step.
+    /// Locks an organization until the transaction ends, and returns the latest version of the row.
     pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(organizations::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
@@ -73,8 +71,8 @@ impl Organization {
         Self::query().filter(organizations::id.eq(id)).for_share().first(&mut conn).await.optional()
     }
 
-    /// Returns whether the tables of organizations exist. They are missing until their migration is applied.
-    pub async fn has_table(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
+    /// Returns whether the migration that creates the tables of organizations is applied.
+    pub async fn has_tables(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
         diesel::select(sql::<Bool>("to_regclass('memberships') IS NOT NULL")).get_result(&mut conn).await
     }
 

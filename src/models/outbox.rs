@@ -1,7 +1,7 @@
 //! The table `outbox`: messages that release 0.1.0 has written before the upgrade, or while both releases run. This release
 //! writes its messages to the table `job_outbox`.
 //!
-//! A message that no running release can parse is set aside: its row stays in the table, but is not read again.
+//! A message that no running release can parse for a day is set aside: its row stays in the table, but is not read again.
 
 use chrono::{DateTime, Utc};
 use diesel::{data_types::PgInterval, prelude::*};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{ago, clock::DatabaseClock, clock_timestamp, now};
 use crate::schema::outbox;
 
-/// A message that is not in the job queue yet.
+/// A message that the job queue may not have yet.
 #[derive(HasQuery)]
 #[diesel(table_name = outbox)]
 pub struct OutboxRow {
@@ -24,8 +24,8 @@ pub struct OutboxRow {
 }
 
 impl OutboxRow {
-    /// Returns the unique key of the job of this message, by which the queue deduplicates it. The key contains the time, because
-    /// ids repeat in a recreated database.
+    /// Returns the unique key by which the queue deduplicates the job of this message. The key contains the time, because ids
+    /// repeat in a recreated database.
     pub fn key(&self) -> String {
         format!("letter-{}-{}", self.id, self.created_at.timestamp_micros())
     }

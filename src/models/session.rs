@@ -26,14 +26,14 @@ use crate::schema::{refresh_tokens, sessions, users};
 pub const IDLE_TIMEOUT_DAYS: i32 = 30;
 /// A session expires after this time, even if it is used.
 pub const MAX_LIFETIME_DAYS: i32 = 90;
-/// How long a used refresh token can be used again, for example by a retry. Each use in this time returns the same new token.
+/// How long after its use a refresh token is accepted again, for example from a retry.
 const RETRY_WINDOW_SECONDS: i32 = 10;
 /// Minimum time between two updates of `last_seen_at` of a session.
 pub(super) const TOUCH_INTERVAL_SECONDS: i32 = 300;
 /// Maximum number of sessions in the list of a user.
 const MAX_LISTED_SESSIONS: i64 = 1_000;
-/// A use in the last minute before the idle timeout is written at once. Otherwise, the session could
-/// expire at another replica of the product before the next batch of uses is written.
+/// A use in the last minute before the idle timeout is written at once. Otherwise, another replica of the product could treat
+/// the session as expired before the next batch of uses is written.
 const IDLE_MARGIN_SECONDS: i64 = 60;
 
 /// A login of a user on one device.
@@ -44,7 +44,7 @@ pub struct Session {
     pub user_agent: Option<String>,
     /// IP address of the client at the login.
     pub address: Option<String>,
-    /// Whether the user has entered a code of the second factor, at the login or when enabling the second factor.
+    /// Whether the user has entered a code of the second factor that is enabled now, at the login or when enabling it.
     pub second_factor: bool,
     pub created_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
@@ -65,8 +65,7 @@ pub struct NewSession<'a> {
     pub second_factor: bool,
 }
 
-/// A session, its user without the password hash, and the memberships of the user. A cached value was read at most
-/// `IDENTITY_CACHE_MS` ago.
+/// A session, its user without the password hash, and the memberships of the user.
 pub struct Identity {
     pub user: User,
     pub session: Session,
@@ -197,7 +196,7 @@ impl Session {
             .await
     }
 
-    /// Revokes a session of a user. Returns 1, or 0 if the session was already revoked or does not exist.
+    /// Revokes a session of a user. Returns 1, or 0 if the session was already revoked or the user has no such session.
     pub async fn revoke(tx: &Tx<'_>, user_id: i64, id: Uuid) -> QueryResult<usize> {
         let mut conn = tx.conn();
         let session = sessions::table.find(id).filter(sessions::user_id.eq(user_id));

@@ -33,7 +33,8 @@ const WRITE: &str = "
     SELECT id FROM due EXCEPT SELECT id FROM written";
 
 /// Updates `sessions.last_seen_at`. `uses` has the ids of sessions and when they were used, by the monotonic clock of this
-/// process. A use is ignored if the session had ended by then, or unless it is at least five minutes after `last_seen_at`.
+/// process. A use is ignored if the session is revoked or had expired at that time, or if `last_seen_at` is less than five
+/// minutes earlier.
 ///
 /// Does not wait for locked rows, so replicas of the product do not wait for each other, and hardly delay a revocation. Returns
 /// the ids of the sessions whose uses are due but not written, because another transaction had locked or changed the row.

@@ -33,13 +33,12 @@ pub struct User {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub email_verified_at: Option<DateTime<Utc>>,
-    /// The requested new address of the user, until the user confirms it with the link that was sent to this address.
+    /// A new address that the user has requested but not confirmed yet.
     pub pending_email: Option<String>,
     /// When the password was last set. Before a first change: when the account was created, or the column was added. A rehash of
     /// the same password does not change this time.
     pub password_set_at: DateTime<Utc>,
-    /// When the account is deleted, unless the user logs in or sets a password by a link before, or the operator sets the
-    /// password of an admin. `None` if no deletion is scheduled.
+    /// When the account becomes due for deletion. `None` if no deletion is scheduled.
     pub deletion_due_at: Option<DateTime<Utc>>,
 }
 
@@ -138,7 +137,7 @@ impl User {
         Self::query().filter(users::id.eq_any(ids)).order(users::id).for_update().load(&mut conn).await
     }
 
-    /// Like [`Self::lock_all`], but also locks all admins who can log in, as [`Self::can_administer`] defines it.
+    /// Like [`Self::lock_all`], but also locks all users for whom [`Self::can_administer`] returns true.
     pub async fn lock_all_with_admins(mut conn: &AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<Self>> {
         let admins = users::role
             .eq(Role::Admin)
@@ -153,7 +152,7 @@ impl User {
             .await
     }
 
-    /// Returns whether this user is an admin who can log in: active, not scheduled for deletion, and with a password.
+    /// Returns whether this user is an admin who is active, is not scheduled for deletion, and has a password.
     pub fn can_administer(&self) -> bool {
         self.role == Role::Admin
             && self.is_active
@@ -184,7 +183,7 @@ impl User {
             .await
     }
 
-    /// Returns the admins who can log in and have verified their address.
+    /// Returns the users for whom [`Self::can_administer`] returns true, and who have verified their address.
     pub async fn verified_admins(mut conn: &AsyncPgConnection) -> QueryResult<Vec<Self>> {
         Self::query()
             .filter(users::role.eq(Role::Admin))

@@ -139,7 +139,7 @@ pub async fn list(
     let jobs = app.db.in_org(access.scope(), find).await?;
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.id).collect();
     // Reads the table before the queue, because the relay deletes a row only after its job is in the queue.
-    let waiting = app.db.run(async |conn| Ok(JobOutboxRow::known(conn, &ids).await?)).await?;
+    let waiting = app.db.run(async |conn| Ok(JobOutboxRow::existing_ids(conn, &ids).await?)).await?;
     let waiting: HashSet<Uuid> = waiting.into_iter().collect();
     let ids: Vec<String> = jobs.iter().map(OrgJob::job_id).collect();
     let known = app.queue.statuses(&ids).await?.into_iter();

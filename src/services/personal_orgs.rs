@@ -59,7 +59,7 @@ pub(super) async fn ensure(app: &App, actor: &Actor) -> Result<()> {
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Organizations that were
 /// created before the error stay.
 pub async fn fill_missing(conn: &mut AsyncPgConnection) -> Result<()> {
-    if !Organization::has_table(conn).await? {
+    if !Organization::has_tables(conn).await? {
         return Ok(());
     }
     let (context, effects) = (RequestContext::default(), Effects::default());

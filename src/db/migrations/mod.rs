@@ -189,7 +189,8 @@ impl Migrations {
         Ok(self.0.iter().filter(|migration| !applied.contains(&migration.version())).collect())
     }
 
-    /// Returns the `count` applied migrations with the highest versions, the highest first. None if no migration is applied.
+    /// Returns the `count` applied migrations with the highest versions, the highest first. The list is empty if no
+    /// migration is applied.
     async fn newest_applied(
         &self,
         conn: &AsyncPgConnection,

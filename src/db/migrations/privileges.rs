@@ -12,7 +12,7 @@ use super::{query::Row, source::without_comments};
 
 /// One row for each privilege that the role lacks, and for each missing schema or extension, with the fix. `$1` has the
 /// extensions to create, `$2` the words of the script.
-const MISSING: &str = "
+const MISSING_PRIVILEGES: &str = "
 WITH needed AS (SELECT unnest($1) AS name)
 SELECT format('no schema of the search path (%s) exists and may be used by the role %I: run CREATE SCHEMA public; '
               'GRANT USAGE, CREATE ON SCHEMA public TO %I;', current_setting('search_path'), current_user, current_user)
@@ -76,7 +76,7 @@ pub(super) async fn missing(mut conn: &AsyncPgConnection, sql: &str) -> QueryRes
     let text = without_comments(sql).to_lowercase();
     let words = text.split(|c: char| !c.is_alphanumeric() && !['_', '$'].contains(&c));
     let words: BTreeSet<_> = words.map(str::to_owned).collect();
-    let query = diesel::sql_query(MISSING)
+    let query = diesel::sql_query(MISSING_PRIVILEGES)
         .bind::<Array<Text>, _>(created_extensions(&text))
         .bind::<Array<Text>, _>(words.into_iter().collect::<Vec<_>>());
     Ok(query.load::<Row>(&mut conn).await?.into_iter().map(|row| row.value).collect())

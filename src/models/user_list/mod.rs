@@ -1,14 +1,15 @@
 //! The query for a page of users with search, filters and sort order.
 //!
-//! The time of [`Listing::page`] is bounded, for any number of users and any search text. No single query plan achieves that,
-//! and PostgreSQL cannot choose well between two plans, because its statistics say little about parts of texts:
+//! [`Listing::page`] has to be fast for any number of users and any search text. No single query plan achieves that, and
+//! PostgreSQL cannot choose well between two plans, because its statistics say little about parts of texts:
 //!
 //! - Reading users in the order of the list and checking each user is fast if many users match. It takes seconds if few
 //!   match.
 //! - The indexes of the search and of the filters are fast if few users match. Sorting many matches takes long.
 //!
-//! So [`Listing::page`] begins with the first plan, and uses the second plan if the first finds few users. It reads a limited
-//! number of rows: a page may have fewer users than requested, and the next page continues after the last row.
+//! So [`Listing::page`] begins with the first plan, and uses the second plan if the first finds few users. The number of rows
+//! that it reads in the order of the list is limited: a page may have fewer users than requested, and the next page continues
+//! after the last row.
 
 mod position;
 mod sql;
@@ -29,8 +30,8 @@ use super::user::{Role, User};
 /// reading them.
 pub const MAX_COUNTED_USERS: i64 = 10_000;
 
-/// Number of rows of a range that a page reads first in the order of the list. This is enough for a page of 50 users if one
-/// user in 20 matches.
+/// Number of rows of a range that a page reads first in the order of the list. This is enough for a page of 50 users if more
+/// than 5 % of these rows match.
 const FIRST_ROWS: i64 = 1_000;
 /// Maximum number of rows of a [`Range`] that a page reads in the order of the list.
 const MAX_ROWS: i64 = 3_500;
@@ -84,7 +85,7 @@ pub struct UserPage {
 /// Users who were read in the order of the list.
 struct Walked {
     users: Vec<User>,
-    /// The position of the last row that was read. `None` if no rows follow.
+    /// The position of the last row that was read, if the reading ended at its limit of rows.
     end: Option<Position>,
 }
 
@@ -127,7 +128,7 @@ impl Listing<'_> {
             return Ok(self.cut(Walked { users, end: None }, None));
         }
         let mut walked = self.walk(conn, &ranges, FIRST_ROWS, Vec::new()).await?;
-        // Whether `MAX_ROWS` rows have enough users, if as large a part of them matches as of the first rows.
+        // Whether `MAX_ROWS` rows have enough users, if the share of matching rows stays the same.
         let is_dense = walked.users.len() as i64 * MAX_ROWS >= wanted * FIRST_ROWS;
         if is_dense && !walked.is_complete(wanted) {
             walked = self.walk_on(conn, walked).await?;
@@ -204,7 +205,7 @@ impl Listing<'_> {
         Ok(Walked { users, end: None })
     }
 
-    /// Continues after the first rows, up to [`MAX_ROWS`].
+    /// Continues after the first rows, up to [`MAX_ROWS`] rows of each range.
     async fn walk_on(&self, conn: &AsyncPgConnection, walked: Walked) -> QueryResult<Walked> {
         let Walked { users, end: Some(end) } = walked else { return Ok(walked) };
         self.walk(conn, &end.ranges(self.sort), MAX_ROWS - FIRST_ROWS, users).await

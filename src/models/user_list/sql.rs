@@ -43,10 +43,10 @@ pub(super) struct Walk<'a> {
     pub(super) limit: i64,
 }
 
-/// Finds candidates, at most `size`, with an index that does not have the order of the list. Returns the first `limit` of them
-/// that match in the ranges, in the order of the list. Each row has the user, the number of candidates, and the number of
-/// candidates that match in the ranges. If the index finds `size` candidates, there may be more. The only row then has one of
-/// the candidates.
+/// Finds candidates, at most `size`, with an index that does not have the order of the list. Returns the first `limit` candidates
+/// that match and are in the ranges, in the order of the list. Each row has the user, the number of candidates, and the number
+/// of candidates that match and are in the ranges. If the index finds `size` candidates, there may be more. The only row then
+/// has one of the candidates.
 pub(super) struct Candidates<'a> {
     pub(super) listing: &'a Listing<'a>,
     pub(super) ranges: &'a [Range<'a>],
@@ -55,8 +55,7 @@ pub(super) struct Candidates<'a> {
     columns: AsSelect<User, Pg>,
 }
 
-/// Counts the users that match, up to `limit`: among the newest `rows` users, or with an index of the filters if `rows` is
-/// `None`.
+/// Counts the users that match, up to `limit`: among the newest `rows` users, or among all users if `rows` is `None`.
 pub(super) struct Count<'a> {
     pub(super) filter: &'a Filter<'a>,
     pub(super) rows: Option<i64>,
@@ -64,7 +63,7 @@ pub(super) struct Count<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Selects the users who match.
+    /// Selects the users of the range who match.
     pub(super) fn matching(listing: &'a Listing<'a>, range: &'a Range<'a>, limit: i64, offset: i64) -> Self {
         let columns = User::as_select();
         Self { listing, range, is_filtered: true, limit, offset, columns }
@@ -84,7 +83,7 @@ impl<'a> Candidates<'a> {
 
 impl QueryFragment<Pg> for Rows<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        // Without a filter, the best plan is always a scan of the index with the order of the list, so the plan can be cached.
+        // Without a filter, a scan of the index with the order of the list is a good plan for all parameters.
         if self.listing.filter.has_condition() {
             out.unsafe_to_cache_prepared();
         }

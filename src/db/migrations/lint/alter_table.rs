@@ -77,7 +77,7 @@ impl Linter<'_> {
             }
             return Vec::new();
         }
-        simple_rule(action, valid).into_iter().collect()
+        rule_of_other_action(action, valid).into_iter().collect()
     }
 
     fn rule_of_constraint(&mut self, mut action: Cursor<'_>, table: &str) -> Option<&'static Rule> {
@@ -132,7 +132,7 @@ fn not_null_column(mut constraint: Cursor<'_>) -> Option<String> {
 
 /// Returns the rule that an action other than ADD and VALIDATE breaks, if any. `valid` has the valid NOT NULL constraints of
 /// the table.
-fn simple_rule(mut action: Cursor<'_>, valid: &[NotNullCheck]) -> Option<&'static Rule> {
+fn rule_of_other_action(mut action: Cursor<'_>, valid: &[NotNullCheck]) -> Option<&'static Rule> {
     if action.skip("drop") {
         return (!action.is_at("constraint")).then_some(rules::DROP_COLUMN);
     }

@@ -15,7 +15,7 @@ const ENDS_OF_DEFAULT: &[&str] =
 
 /// Words before a parenthesis that do not make a default differ from row to row: functions that are stable in a transaction
 /// or immutable, types with a length or precision, operators, and keywords. Any other function counts as volatile.
-const STABLE: &[&str] = &[
+const STABLE_WORDS: &[&str] = &[
     "now",
     "transaction_timestamp",
     "statement_timestamp",
@@ -125,7 +125,7 @@ fn is_volatile(value: &[Token]) -> bool {
     value.iter().enumerate().any(|(at, token)| {
         let is_called = value.get(at + 1).is_some_and(|next| next.is_symbol('('));
         let is_type = at > 0 && value[at - 1].is_symbol(':');
-        let is_known = matches!(&token.kind, Kind::Word(word) if STABLE.contains(&word.as_str()));
+        let is_known = matches!(&token.kind, Kind::Word(word) if STABLE_WORDS.contains(&word.as_str()));
         token.name().is_some() && is_called && !is_type && !is_known
     })
 }

@@ -49,7 +49,7 @@ pub(super) struct Linter<'a> {
     pub new_indexes: BTreeSet<String>,
     /// The tables, except new tables, that the transaction has locked against writes or against all queries.
     pub locked: BTreeSet<String>,
-    /// The constraints that this and earlier migrations have added and not dropped.
+    /// The NOT NULL constraints that this and earlier migrations have added and not dropped.
     pub checks: &'a mut Vec<NotNullCheck>,
     pub found: Vec<Found>,
 }
