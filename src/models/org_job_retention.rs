@@ -1,5 +1,5 @@
-//! The deletion of rows of `org_jobs` that are older than 30 days. Like the erasure of organizations, its queries run in the role
-//! of the product, and not in `saas_tenant`.
+//! The deletion of rows of `org_jobs` that are older than 30 days. The queries run in the role of the product, and not in
+//! `saas_tenant`.
 
 use diesel::{QueryResult, dsl::sql, sql_types::Bool};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};

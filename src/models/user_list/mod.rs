@@ -125,7 +125,7 @@ impl Listing<'_> {
         let wanted = self.limit + 1;
         if !self.filter.has_condition() {
             let users = self.first_rows(conn, &ranges, wanted).await?;
-            return Ok(self.cut(Walked { users, end: None }, None));
+            return Ok(self.make_page(Walked { users, end: None }, None));
         }
         let mut walked = self.walk(conn, &ranges, FIRST_ROWS, Vec::new()).await?;
         // Whether `MAX_ROWS` rows have enough users, if the share of matching rows stays the same.
@@ -134,23 +134,23 @@ impl Listing<'_> {
             walked = self.walk_on(conn, walked).await?;
         }
         if walked.is_complete(wanted) {
-            return Ok(self.cut(walked, None));
+            return Ok(self.make_page(walked, None));
         }
         let has_index = self.filter.has_index();
         if has_index && let Some((users, total)) = self.candidates(conn, &ranges).await? {
-            return Ok(self.cut(Walked { users, end: None }, Some(total)));
+            return Ok(self.make_page(Walked { users, end: None }, Some(total)));
         }
         if !is_dense {
             walked = self.walk_on(conn, walked).await?;
         }
-        Ok(self.cut(walked, self.filter.has_indexed_text().then_some(MAX_COUNTED_USERS)))
+        Ok(self.make_page(walked, self.filter.has_indexed_text().then_some(MAX_COUNTED_USERS)))
     }
 
     /// Returns the users after the first `offset`. The time of the query grows with the offset and the number of users.
     pub async fn page_at(&self, mut conn: &AsyncPgConnection, offset: i64) -> QueryResult<UserPage> {
         let rows = Rows::matching(self, &Range::All, self.limit + 1, offset);
         let users: Vec<User> = rows.load(&mut conn).await?;
-        Ok(self.cut(Walked { users, end: None }, None))
+        Ok(self.make_page(Walked { users, end: None }, None))
     }
 
     /// Returns the number of users who match, at most [`MAX_COUNTED_USERS`]. With a search, or a filter without an index,
@@ -233,7 +233,7 @@ impl Listing<'_> {
     }
 
     /// Makes a page from the users that were read: at most `limit` users, and the position of the next page.
-    fn cut(&self, walked: Walked, total: Option<i64>) -> UserPage {
+    fn make_page(&self, walked: Walked, total: Option<i64>) -> UserPage {
         let Walked { mut users, mut end } = walked;
         let limit = usize::try_from(self.limit).unwrap_or_default();
         if users.len() > limit {

@@ -1,8 +1,8 @@
 //! The SQL of the list of users.
 //!
-//! diesel cannot express these queries. Those with a search or a filter also must not be cached as prepared statements: after
-//! a few executions, PostgreSQL may plan such a statement without its parameters, and the best plan depends on the text that
-//! is searched.
+//! diesel's query builder cannot express most of these queries. A query with a search or a filter is not cached as a prepared
+//! statement: after a few executions, PostgreSQL may plan a prepared statement without its parameters, and the best plan
+//! depends on the search text.
 
 use diesel::{
     dsl::AsSelect,

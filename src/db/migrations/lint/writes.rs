@@ -70,8 +70,8 @@ impl Linter<'_> {
     }
 }
 
-/// Returns the WHERE clause of the statement that begins at a token. `None` if the statement itself has no WHERE clause; those
-/// of its subqueries do not count.
+/// Returns the WHERE clause of the statement that begins at a token. `None` if the statement itself has no WHERE clause. The
+/// WHERE clauses of subqueries do not count.
 fn condition(tokens: &[Token], begin: usize, level: usize) -> Option<&[Token]> {
     let own = Cursor(tokens).levels().skip(begin + 1).take_while(|(_, current, token)| {
         *current > level || (*current == level && !(token.is_symbol(')') && level > 0))
