@@ -149,9 +149,9 @@ impl Args {
         Ok(password)
     }
 
-    /// Returns `FIRST_SUPERUSER_PASSWORD` if the address is the one in `FIRST_SUPERUSER_EMAIL`, and no option selects another
-    /// password. Other admins do not get this password: all admins that are created in a container with this setting would
-    /// share it.
+    /// Returns `FIRST_SUPERUSER_PASSWORD` for the admin with the address in `FIRST_SUPERUSER_EMAIL`. `None` if it is not set, is
+    /// the default password, or does not apply. Other admins do not get it: all admins that are created in a container with this
+    /// setting would share the password.
     fn password_setting(&self, email: &str) -> Option<&str> {
         // With `--set-password`, the setting is ignored: it may still have the password that is replaced, which an attacker may
         // know.

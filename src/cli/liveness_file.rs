@@ -192,8 +192,8 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// Updates the modification time of the file if the count has changed. Creates the file if it is missing. Logs the first
-    /// of consecutive failures.
+    /// If the count has changed, updates the modification time of the file, or creates the file if it is missing. Logs the
+    /// first of consecutive failures.
     fn report(&mut self, count: u64) {
         if self.reported_count.replace(count) == Some(count) {
             return;

@@ -15,7 +15,7 @@ use crate::{
 ///
 /// With --key-stdin, the key comes from standard input, so that it is neither in the history of the shell nor in the list of
 /// processes. Every replica refuses the key within IDENTITY_CACHE_MS. The creator of the key and the owner of the organization
-/// get a mail. Fails if the key is not valid, has expired or is already revoked.
+/// get a mail if they are active members. Fails if the key does not exist, has expired or is already revoked.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["key_stdin", "id"]))]
 #[command(after_help = "Examples:\n  saas revoke-key --key-stdin < leaked.txt\n  saas revoke-key --id 12")]

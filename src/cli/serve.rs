@@ -30,8 +30,8 @@ const LISTEN_BACKLOG: u32 = 4_096;
 /// Serve the HTTP API in production.
 ///
 /// Refuses to start if a setting is invalid or unsafe, migrations are pending, an active admin has the default password, or
-/// PostgreSQL does not isolate the data of organizations. Ends if Redis is not safe for jobs. On SIGTERM, running requests
-/// have SHUTDOWN_TIMEOUT_SECONDS to finish, after SHUTDOWN_DELAY_SECONDS. A second SIGTERM stops at once.
+/// PostgreSQL does not isolate the data of organizations. Ends if Redis refuses the login or is not safe for jobs. On SIGTERM,
+/// running requests have SHUTDOWN_TIMEOUT_SECONDS to finish, after SHUTDOWN_DELAY_SECONDS. A second SIGTERM stops at once.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  SECRET_KEY=$(openssl rand -base64 32) \\\n  \
     DATABASE_URL=postgres://app:secret@db:5432/app REDIS_URL=redis://redis:6379/0 saas serve --host 0.0.0.0")]
@@ -75,8 +75,8 @@ impl Args {
         refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
         warn_of_clock_difference(&app).await?;
-        // While Redis is unavailable, the server runs: only requests that need Redis fail, such as enqueuing a job of a user. If
-        // Redis is not safe for jobs, the server stops.
+        // While Redis is unavailable, the server runs, and only requests that need Redis fail. If Redis cannot be used for
+        // another reason, such as a wrong password, the server stops.
         let (queue, redis) = (app.queue.clone(), app.config.redis.clone());
         let redis_refused = async move {
             wait_for_usable_redis(&queue, &redis).await?;

@@ -225,7 +225,7 @@ pub struct DatabaseSettingNames {
     pub login: &'static str,
 }
 
-/// Parses `POSTGRES_SERVER`: hosts separated by commas, or the directory of a socket. A host may be percent-encoded and in
+/// Parses `POSTGRES_SERVER`: hosts separated by commas, or the directory of a socket. A host may be percent-encoded or in
 /// brackets, because earlier releases built a URL from these settings. Returns the value of the parameter `host` of libpq.
 fn server(text: &str) -> anyhow::Result<String> {
     if text.contains("://") || text.contains('@') {

@@ -2,14 +2,14 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 
-/// Minimum number of bytes that [`unpredictable_bytes`] must count. Random keys of 32 letters and digits have more;
-/// example keys have fewer.
+/// Minimum number of bytes that [`unpredictable_bytes`] must count. Random keys of 32 letters and digits practically always have
+/// more; most example keys have fewer.
 const MIN_UNPREDICTABLE_BYTES: usize = 16;
 /// Minimum number of distinct bytes. A key with fewer is too regular to be random.
 const MIN_DISTINCT_BYTES: usize = 8;
 /// Maximum number of bytes of a key that are examined: the time to find repetitions grows with the square of their number.
 const MAX_EXAMINED_BYTES: usize = 256;
-/// Minimum length of a text whose repetition counts as predictable.
+/// Minimum number of bytes of a text whose repetition counts as predictable.
 const REPETITION_BYTES: usize = 4;
 /// Published keys: from the documentation of FastAPI and Flask, from tutorials about JWT, and the SHA-256 of
 /// the empty text and of `password`.
@@ -33,7 +33,7 @@ const EXAMPLE_WORDS: &str = "\
     vbnm";
 
 /// Returns whether a key is published, an example such as `change-me-in-production`, or regular such as `abcdefgh`
-/// repeated. A random key of 32 or more hexadecimal or base64 digits is none of these.
+/// repeated. A random key of 32 or more hexadecimal or base64 digits is practically never found to be predictable.
 pub(super) fn is_predictable(key: &str) -> bool {
     is_regular(key) || decoded_text(key).is_some_and(|text| is_regular(&text))
 }
@@ -59,8 +59,8 @@ fn is_regular(key: &str) -> bool {
         || unpredictable_bytes(key) < MIN_UNPREDICTABLE_BYTES
 }
 
-/// Counts the bytes that are not part of an example word, of a sequence such as `1234` or `aaaa`, or of a repetition. Ignores
-/// separators and the case of letters.
+/// Counts the bytes that are not part of an example word, of a sequence such as `1234` or `aaaa`, or of a repetition of earlier
+/// bytes. Examines the first [`MAX_EXAMINED_BYTES`] bytes. Ignores separators and the case of letters.
 fn unpredictable_bytes(key: &str) -> usize {
     let letters = key.bytes().filter(|byte| !b"-_ .".contains(byte));
     let text: Vec<u8> = letters.take(MAX_EXAMINED_BYTES).map(|byte| byte.to_ascii_lowercase()).collect();

@@ -14,7 +14,7 @@ pub enum LogFormat {
     Human,
 }
 
-/// What is logged, and how.
+/// The level, the format and the content of log lines.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "General settings")]
 pub struct Logs {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_are_checked() {
+    fn invalid_filters_are_refused() {
         for good in ["info", "WARN", "info,saas::queue=debug", "saas=trace", "off", "info, saas::api"] {
             assert!(filter(good).is_ok(), "{good}");
         }

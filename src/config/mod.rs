@@ -1,7 +1,7 @@
 //! The settings in groups, each setting with its environment variable, flag, default and help.
 //!
 //! A command flattens the groups that it reads, so its `--help` lists only the settings of these groups. A value comes from
-//! the flag, else the environment, else `.env`, else the default. A blank value counts as not set.
+//! the flag, else the environment, else `.env`, else the default. A blank variable counts as not set.
 //!
 //! `cli::environment` finds the value and removes surrounding space. For a setting with the value name `PASSWORD`, it removes
 //! only line ends at the end. A setting with `hide_env_values` is a secret, which may be in a file: `SECRET_KEY_FILE` is the
@@ -17,9 +17,9 @@
 //! # Types
 //!
 //! A setting whose text has a syntax, such as `PUBLIC_URL`, is a [`Setting`] of the parsed type (see `value.rs` and `site.rs`).
-//! DATABASE_URL and REDIS_URL are exceptions: [`Database::options`] and [`Redis::endpoints`] parse them when they are needed.
-//! Start-up reports all invalid and all unsafe settings together. Also use a [`Setting`] for a number that has an effect only
-//! if another setting is absent, such as `REDIS_PORT`: an invalid number then is an error only if it has an effect.
+//! The URLs of PostgreSQL and Redis are exceptions: [`Database::options`] and [`Redis::endpoints`] parse them when they are
+//! needed. Start-up reports invalid and unsafe settings together. Also use a [`Setting`] for a number that has an effect only if
+//! another setting is absent, such as `REDIS_PORT`: an invalid number then is an error only if it has an effect.
 
 mod check;
 mod database;
@@ -73,10 +73,10 @@ pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
 ];
 
 /// The default password of the first admin in the private database of `saas dev`. This password is public, so it is refused as a
-/// new password. Without `DEBUG`, an admin who has this password cannot log in.
+/// new password. Without `DEBUG`, an admin cannot log in with it.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
-/// Placeholders for a password in the documentation of earlier releases. Users copied them together with the
-/// commands, so they became real passwords.
+/// Placeholders for a password in the documentation of earlier releases. Users may have copied them together with the commands,
+/// so they may be real passwords.
 const EXAMPLE_PASSWORDS: [&str; 3] = ["choose one", "and another", "one of your own"];
 
 /// Returns whether a password is public: the default one of the first admin, or an example of the documentation.

@@ -2,8 +2,8 @@
 //!
 //! Parameters mean the same as in libpq. An unsupported parameter is refused: ignoring it could disable a protection. Some
 //! defaults differ: the root certificates are those of the operating system, not `~/.postgresql/root.crt`;
-//! `target_session_attrs` is `read-write`; `connect_timeout` and the TCP keepalive are shorter. Neither the other files in the
-//! home directory nor the `PG*` variables are read.
+//! `target_session_attrs` is `read-write`; `connect_timeout` and the TCP keepalive are shorter. The files of libpq in the home
+//! directory and the `PG*` variables are not read.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 

@@ -70,7 +70,7 @@ impl PostgresOptions {
             if !SUPPORTED.split(' ').any(|known| known == name) {
                 return Err(refusal(name, parameters));
             }
-            // An empty value is ignored, so the parameter keeps its default, as in libpq.
+            // An empty value is ignored: the parameter keeps the value of an earlier parameter, or its default.
             if !value.is_empty() {
                 parsed.set(name, value)?;
             }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_parameters_mean_what_they_mean_to_libpq() {
+    fn tls_parameters_have_the_meaning_of_libpq() {
         let tls = |query: &str| parse(&format!("h/db?{query}")).unwrap().tls;
         assert_eq!(tls("").mode, SslMode::Prefer);
         assert_eq!(tls("sslmode=allow").mode, SslMode::Allow);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_of_connections_are_set() {
+    fn parameters_set_the_properties_of_the_connection() {
         let query = "application_name=a+b&keepalives_idle=1&tcp_user_timeout=1500&connect_timeout=7&options=-cjit=off";
         let options = parse(&format!("u:p%40@h?{query}")).unwrap();
         let connection = &options.connection;

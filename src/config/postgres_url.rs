@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn encoded_parts_are_read_as_they_were() {
+    fn percent_encoded_parts_are_decoded() {
         let word = "\\PC{1,8}";
         let servers = vec((word, 1..=u16::MAX), 1..4);
         property(1, (word, word, servers, word, vec((word, any::<String>()), 0..3)), |parts| {

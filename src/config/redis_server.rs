@@ -34,8 +34,7 @@ pub struct Redis {
     /// Redis database number, if there is no REDIS_URL.
     #[arg(long, env, default_value = "0", value_name = "N", value_parser = setting("REDIS_DB", database_number))]
     pub redis_db: Setting<u8>,
-    /// Prefix of all Redis keys: those of queues, cache and rate limits. With Redis Cluster, it must have a part in braces, as in
-    /// `{rq}`.
+    /// Prefix of all Redis keys. With Redis Cluster, it must have a part in braces, as in `{rq}`.
     #[arg(long, env, alias = "queue-prefix", default_value = "rq", value_name = "PREFIX")]
     pub redis_key_prefix: String,
     /// Milliseconds to wait for a Redis connection, and for the answer to one attempt of a command. All attempts together have
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_is_that_of_the_url_or_of_the_other_settings() {
+    fn redis_url_overrides_the_other_redis_settings() {
         let cases: [(&[&str], &str); 9] = [
             (&[], "localhost:6379"),
             (&["--redis-host=Cache.example.com", "--redis-port=7"], "cache.example.com:7"),

@@ -88,7 +88,7 @@ pub(super) fn parse(url: &str) -> anyhow::Result<RedisEndpoints> {
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     // `valkey` and `valkeys` are other names of `redis` and `rediss`.
     let scheme = scheme.to_ascii_lowercase().replace("valkey", "redis").replace('-', "+");
-    let url_of_several = match scheme.as_str() {
+    let multi_server_url = match scheme.as_str() {
         "redis+sentinel" => MultiServerUrl { base: "redis", is_cluster: false, authority, tail },
         "rediss+sentinel" => MultiServerUrl { base: "rediss", is_cluster: false, authority, tail },
         "redis+cluster" => MultiServerUrl { base: "redis", is_cluster: true, authority, tail },
@@ -98,9 +98,9 @@ pub(super) fn parse(url: &str) -> anyhow::Result<RedisEndpoints> {
     // An unescaped special character of a password ends the list of hosts early. The rest of the URL may be a part of the
     // password.
     if tail.contains('@') {
-        return Err(url_of_several.unreadable());
+        return Err(multi_server_url.unreadable());
     }
-    url_of_several.parse()
+    multi_server_url.parse()
 }
 
 fn parse_single(url: &str, authority: &str, tail: &str) -> anyhow::Result<RedisEndpoints> {
@@ -126,7 +126,7 @@ fn parse_single(url: &str, authority: &str, tail: &str) -> anyhow::Result<RedisE
 }
 
 /// Returns a message about the first unknown parameter of a URL, with the fix: the parser of the library would ignore the
-/// parameter. `None` if all parameters are known.
+/// parameter. `None` if all parameters are known or the URL cannot be parsed.
 fn unknown_parameter(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
     let known: &[&str] = match url.scheme() {
@@ -145,7 +145,7 @@ fn unsupported(name: &str, fix: &str) -> String {
     format!("REDIS_URL has the parameter {name:?}, which is not supported: {fix}")
 }
 
-/// A URL with the addresses of several servers, which neither `url` nor `redis` can parse.
+/// A URL of Sentinels or of a cluster, which the crate `redis` cannot parse.
 struct MultiServerUrl<'a> {
     /// The scheme of a URL for one of the servers: `redis` or `rediss`.
     base: &'static str,
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_of_several_servers_are_read() {
+    fn urls_of_sentinels_and_clusters_are_parsed() {
         for (url, topology, location) in [
             ("redis+sentinel://a:1,b:2/main", sentinel("main"), "a:1, b:2"),
             ("redis-sentinel://a,b/main/3", sentinel("main"), "a:26379, b:26379"),

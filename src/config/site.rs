@@ -31,7 +31,7 @@ pub(super) fn public_url(text: &str) -> Result<Url, String> {
     if url.path() == "/" {
         return Ok(url);
     }
-    // An unescaped special character of a password ends the host early, and the path is the rest of the password.
+    // If a password contains an unescaped `/`, the path is the rest of the password.
     if text.contains('@') {
         return Err(
             "has a path, but the API and its pages are at the root of a host; write https://api.example.com"
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn site_urls_are_checked() {
+    fn invalid_site_urls_are_refused() {
         for good in ["https://app.example.com", "http://localhost:8000/", "https://example.com/app"] {
             assert!(base_url(good).is_ok(), "{good}");
         }
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_to_listen_on_are_read() {
+    fn listen_addresses_are_parsed() {
         for (text, wanted) in [
             ("localhost", "127.0.0.1"),
             ("LocalHost.", "127.0.0.1"),

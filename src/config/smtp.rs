@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_read() {
+    fn smtp_urls_are_parsed() {
         use SmtpTls::{None, Opportunistic, Required, Wrapper};
         for (url, host, port, tls) in [
             ("smtp://mail.example.com", "mail.example.com", 25, Opportunistic),

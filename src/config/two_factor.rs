@@ -9,7 +9,7 @@ pub enum SecondFactorFor {
     None,
     /// Admins, for admin operations.
     Admins,
-    /// All users, for every operation except those that set up the second factor, log out or read the own account.
+    /// All users. Without a second factor, they can only read their account, set up a second factor and log out.
     All,
 }
 

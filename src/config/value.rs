@@ -83,7 +83,7 @@ pub(super) fn database_number(text: &str) -> Result<u8, String> {
     text.parse().map_err(|_| not_a_number(text, "0 to 255"))
 }
 
-/// Describes a text that is not a number of a range. A text with an @ may be a URL with a password, so it is not repeated.
+/// Describes a text that is not a number in `range`. A text with an @ may be a URL with a password, so it is not repeated.
 fn not_a_number(text: &str, range: &str) -> String {
     let shown = if text.contains('@') { "a text with an @".to_owned() } else { format!("{text:?}") };
     format!("has {shown}, which is not a number from {range}")
@@ -108,8 +108,8 @@ pub fn secret(value: &Option<SecretString>) -> Option<&str> {
     given(value.as_ref().map(ExposeSecret::expose_secret))
 }
 
-/// Returns a password without the line ends at its end, which come from the file of the secret. `None` if the password is
-/// absent or blank. Spaces are part of a password.
+/// Returns a password without the line ends at its end: a file of a secret often ends with one. `None` if the password is absent
+/// or blank. Spaces are part of a password.
 pub(super) fn password(value: &Option<SecretString>) -> Option<&str> {
     let text = value.as_ref()?.expose_secret().trim_end_matches(['\r', '\n']);
     Some(text).filter(|text| !text.trim().is_empty())
@@ -121,7 +121,7 @@ mod tests {
     use crate::property::{property, text};
 
     #[test]
-    fn ports_are_checked() {
+    fn invalid_ports_are_refused() {
         for good in ["1", "6379", "65535"] {
             assert!(port(good).is_ok(), "{good}");
         }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_its_text_without_line_ends() {
+    fn a_password_is_its_text_without_trailing_line_ends() {
         property(1, text("a @", 8), |text| {
             let setting = Some(text.as_str().into());
             match password(&setting) {

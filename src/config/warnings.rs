@@ -92,7 +92,7 @@ mod tests {
         config: Config,
     }
 
-    /// Returns the weaknesses of a configuration that has only those of these flags.
+    /// Returns the weaknesses of a configuration that is safe except for these flags.
     fn weaknesses(flags: &[&str]) -> Vec<String> {
         let safe = [
             "--database-url=postgres://u@db.example.com/app?sslmode=verify-full",
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn each_unencrypted_connection_to_another_machine_is_reported() {
+    fn unsafe_settings_are_reported_and_safe_settings_are_not() {
         assert_eq!(weaknesses(&[]), [""; 0]);
         for (flag, expected) in [
             ("--debug=true", "DEBUG is on"),

@@ -1,8 +1,8 @@
-//! What `saas dev` writes into the database before it serves: migrations and the first admin.
+//! The migrations and the first admin, which `saas dev` writes into the database before it serves.
 //!
-//! `saas dev` writes both into its private database without asking. An external database may be shared or in production. So
-//! `saas dev` migrates it only if the developer confirms or sets `--migrate`, and never creates an admin with the default
-//! password in it.
+//! `saas dev` writes both into its private database without asking. An external database, which the developer has configured,
+//! may be shared or in production. So `saas dev` migrates an external database only if the developer confirms or sets
+//! `--migrate`, and never creates an admin with the default password in it.
 
 use std::io::{IsTerminal, Write};
 
@@ -51,8 +51,8 @@ pub(super) async fn confirm_migrations(database: &Database) -> anyhow::Result<bo
     )
 }
 
-/// Creates the admin of the settings in the private database unless the user exists. Returns the text of the banner about the
-/// login.
+/// Creates the admin with `FIRST_SUPERUSER_EMAIL` in the private database, unless a user has this address. Returns the text of
+/// the banner about the login.
 ///
 /// # Errors
 /// If the address in `FIRST_SUPERUSER_EMAIL` is invalid, the database does not answer, or the password cannot be hashed.
@@ -84,8 +84,8 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     })
 }
 
-/// Creates the first admin in an external database as `saas serve` does: if there is no admin, and
-/// `FIRST_SUPERUSER_PASSWORD` is set and not the default. Returns the text of the banner about the login.
+/// Creates the first admin in an external database, as [`create_first_admin`] does. Returns the text of the banner about the
+/// login.
 ///
 /// # Errors
 /// As [`create_first_admin`].

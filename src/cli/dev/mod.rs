@@ -32,7 +32,7 @@ use crate::{
     security,
 };
 
-/// Maximum time to finish requests and jobs on Ctrl-C, in seconds. A developer does not want to wait.
+/// Maximum time to finish requests and jobs on Ctrl-C, in seconds. Short, because a developer waits for it.
 const MAX_SHUTDOWN_SECONDS: u64 = 3;
 /// Minimum length of a key, in characters. A file with fewer was not written completely, and is replaced.
 const MIN_KEY_CHARS: usize = 32;
@@ -85,7 +85,7 @@ impl Args {
         if is_private {
             refuse_public_default(self.listen.host, &self.config.auth.admin)?;
         }
-        // Binds the port before any server is started, because a port in use is the most common problem.
+        // Binds the port before any server is started, so that a port in use is reported at once.
         let listener = bind(&self.listen)?;
         if !is_private && !self.migrate {
             self.migrate = tokio::select! {
@@ -204,11 +204,10 @@ fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
     Ok(key.into())
 }
 
-/// Creates the first admin: in the private database, or in an external one under stricter rules. Returns the text of the
-/// banner about the login.
+/// Creates the first admin in the private database or in an external one. Returns the text of the banner about the login.
 ///
 /// # Errors
-/// If other machines can connect and an admin has the default password, or the database does not answer.
+/// If other machines can connect and an admin has the default password, or the admin cannot be created.
 async fn create_admin(app: &App, is_private: bool, host: IpAddr) -> anyhow::Result<String> {
     if !is_private {
         refuse_default_password(app, host).await?;

@@ -42,7 +42,7 @@ pub(super) async fn server(conn: &AsyncPgConnection, settings: &Database) -> any
     Ok(Passed(format!("PostgreSQL {version} answers and accepts writes")))
 }
 
-/// Checks that migrations connect without a pooler, which would share their session, and to the database of the product.
+/// Checks that migrations connect without a pooler, and to the database of the product.
 pub(super) async fn session(conn: &AsyncPgConnection, settings: &Database) -> anyhow::Result<Finding> {
     let direct = match db::connect_directly(settings).await {
         Ok(direct) => direct,

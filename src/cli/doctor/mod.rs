@@ -33,8 +33,8 @@ use crate::{
 ///
 /// Prints one line for each result, and the fix beside each failure: settings, HTTP, mail, links, two-factor, PostgreSQL, its
 /// connections, session, migrations, privileges, tenants, admins, outbox, addresses, clock, Redis, cache, disk. The settings
-/// are those of `saas serve` and `saas worker`. While `saas dev` runs in this directory, and no other servers are configured,
-/// its servers are checked. Exits with 1 if a check fails.
+/// are those of `saas serve` and `saas worker`. While `saas dev` runs in this directory, its servers are checked, unless the
+/// settings name others or have DEBUG=false. Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  saas doctor\n  saas doctor --generate-secret    print a value for SECRET_KEY or TWO_FACTOR_KEY"
@@ -143,8 +143,8 @@ impl Args {
         Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Checks that there is an admin, and that no active admin has the default password. Verifies at most [`MAX_CHECKED_ADMINS`]
-    /// passwords.
+    /// Checks that there is an admin or that `saas serve` will create one, and that no active admin has the default password.
+    /// Verifies at most [`MAX_CHECKED_ADMINS`] passwords.
     async fn check_admins(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let password = self.config.auth.admin.chosen_password();
         if !User::any_admin(conn).await? {
@@ -164,8 +164,8 @@ impl Args {
         }
     }
 
-    /// Counts the jobs of the outbox. While workers and Redis run, a job leaves the outbox within two minutes. Exceptions are
-    /// mails without a mail server, and jobs that were set aside for an operator.
+    /// Counts the jobs of the outbox. Warns of jobs that no worker will enqueue: mails without a mail server, and jobs that were
+    /// set aside.
     async fn check_outbox(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let waiting = job_relay::count(conn, MAX_COUNTED_JOBS).await?;
         let number = |count: usize| {
@@ -244,7 +244,7 @@ async fn check_addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
 }
 
 /// Checks the privileges of the PostgreSQL role on the tables of the product: the tables in the schema of `users` that have the
-/// owner of `users`. Leaves out the tables of diesel, and `UPDATE` on `audit_log`, which the product does not need.
+/// owner of `users`. Ignores the tables of diesel. Does not require `UPDATE` on `audit_log`, whose rows never change.
 async fn check_privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     const MISSING: &str = r"
         SELECT coalesce(string_agg(privilege || ' on ' || t.relname, ', ' ORDER BY t.relname, privilege), '') AS value

@@ -41,7 +41,7 @@ const COMMENT_PROBLEM: &str =
     "has a #, which begins a comment: put the value into single quotes, and a comment on a line of its own";
 
 /// Reads a file. A missing file has no variables. `is_secret` returns whether a variable is a secret: a comment after a secret
-/// is refused, because it may be a part of the secret.
+/// without quotes is refused, because it may be a part of the secret.
 pub(super) fn read(path: &Path, is_secret: &dyn Fn(&str) -> bool) -> Dotenv {
     let unreadable =
         |text: String| Dotenv { variables: Vec::new(), problems: vec![Problem { name: None, text }] };
@@ -83,7 +83,7 @@ fn parse(text: &str, is_secret: &dyn Fn(&str) -> bool) -> Dotenv {
     file
 }
 
-/// Returns the name of the variable that a line sets, and the position of its value in bytes.
+/// Returns the name of the variable that a line sets, and the index of the byte at which the value begins.
 fn parse_assignment(line: &str) -> Result<(&str, usize), &'static str> {
     let start = line.trim_start();
     // A variable may have the name `export`.
@@ -182,7 +182,7 @@ fn parse_unquoted(text: &str, is_secret: bool, file: &Dotenv) -> Result<String, 
     Ok(value + rest)
 }
 
-/// Returns the position of the first `#` that is at the beginning or after a space.
+/// Returns the index of the first `#` that is at the beginning or after whitespace.
 fn comment_start(text: &str) -> Option<usize> {
     let mut hashes = text.match_indices('#').map(|(at, _)| at);
     hashes.find(|at| text[..*at].chars().next_back().is_none_or(char::is_whitespace))
@@ -211,7 +211,7 @@ impl Dotenv {
         self.problems.push(Problem { name: name.map(str::to_owned), text });
     }
 
-    /// Adds a variable. If the file sets it twice, a blank value does not replace another value, and two different values are a
+    /// Adds a variable. If the file sets it twice, a blank value is ignored. If neither value is blank, different values are a
     /// problem.
     fn add(&mut self, name: &str, value: String, line: usize) {
         if value.contains('\0') {

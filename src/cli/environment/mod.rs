@@ -1,13 +1,13 @@
 //! The sources of settings beside the command line: the environment, files with secrets, `.env`, and a running `saas dev`.
 //!
 //! The settings of the selected command become flags of its command line. So a setting is read only by a command that uses
-//! it. Secrets from `.env` and from files are not added to the environment of the process, which its children inherit.
+//! it. Settings from `.env` and from files are not added to the environment of the process, which its children inherit.
 //!
 //! | file | concern |
 //! |---|---|
 //! | `dotenv` | the format of `.env` |
 //! | `names` | the names of all variables |
-//! | `value` | the normal form of a value |
+//! | `value` | the values of variables, and files with secrets |
 //! | `findings` | the problems and warnings, and the places of values |
 
 mod dotenv;
@@ -32,7 +32,7 @@ use crate::{
 use dotenv::Dotenv;
 use findings::Place;
 use names::{Names, file_variable};
-use value::{check, double_quoted, normal_form, read_secret, trimmed};
+use value::{check_flag, double_quoted, normal_form, read_secret, trimmed};
 
 const DOTENV_FILE: &str = ".env";
 
@@ -146,7 +146,7 @@ impl Environment {
     }
 
     /// Returns the value of a setting: from the variable with its name or a name of an earlier release or, for a secret, from
-    /// the file that `<NAME>_FILE` names.
+    /// the file that `<NAME>_FILE` names. `None` if none of these is set.
     ///
     /// # Errors
     /// A message if both a variable and a file are set, or the file cannot be read.
@@ -223,14 +223,14 @@ impl Settings {
         }
         let mut flag = OsString::from(format!("--{long}="));
         flag.push(normal_form(arg, &found.value));
-        match check(arg, &flag) {
+        match check_flag(arg, &flag) {
             Ok(()) => self.flags.push(flag),
             Err(why) => self.findings.problems.push(format!("{} is refused: {why}", found.place)),
         }
     }
 
-    /// Adds the URLs of the private servers of a `saas dev` that runs in this directory: of PostgreSQL and of Redis, each if it
-    /// is not configured. `unset` has the names of the settings without a value.
+    /// Adds the URLs of the private servers of a `saas dev` that runs in this directory, for the servers that are not configured.
+    /// `unset` has the names of the settings without a value. `has_database` tells whether the command uses PostgreSQL.
     fn add_dev_servers(&mut self, unset: &[&str], has_database: bool) {
         let is_unset = |names: &[&str]| names.iter().all(|name| unset.contains(name));
         // With DATABASE_DIRECT_URL, which belongs to another database, migrations would change that database.

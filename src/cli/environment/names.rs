@@ -1,12 +1,10 @@
-//! The names of the variables that the commands read.
-
 use std::ffi::OsStr;
 
 use crate::config::RENAMED_VARIABLES;
 
 /// The names of the variables that the commands read.
 pub(super) struct Names {
-    /// All names, including those of earlier releases, and those of variables with the path of the file of a secret.
+    /// All names, including names of earlier releases and the names that [`file_variable`] returns.
     settings: Vec<String>,
     /// The names of the settings that are secrets.
     secrets: Vec<String>,
@@ -57,7 +55,7 @@ impl Names {
     }
 }
 
-/// Returns the name of the variable that contains the path of the file with a secret.
+/// Returns the name of the variable with the path of a file that contains the secret `name`.
 pub(super) fn file_variable(name: &str) -> String {
     format!("{name}_FILE")
 }

@@ -1,4 +1,4 @@
-//! The values of variables: their normal form, and whether they are valid.
+//! The values of variables, and files with secrets.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,8 +12,8 @@ use clap::Arg;
 /// Maximum size of the file of a secret. A larger file is probably a wrong path.
 const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
-/// Removes the space around a value, which has no meaning. From a password, removes only the line ends at its end, which come
-/// from the file of the secret: a password may begin or end with a space.
+/// Removes the space around a value. From a password, which may begin or end with a space, removes only the line ends at its
+/// end: a file of a secret often ends with one.
 pub(super) fn normal_form(arg: &Arg, value: &OsStr) -> OsString {
     let names = arg.get_value_names().unwrap_or_default();
     let is_password = names.iter().any(|name| name.as_str() == "PASSWORD");
@@ -37,8 +37,8 @@ pub(super) fn double_quoted(value: &str) -> String {
 /// Parses one flag without the others. So the caller can report the invalid values of all settings together.
 ///
 /// # Errors
-/// If the value is invalid; the message is clap's.
-pub(super) fn check(arg: &Arg, flag: &OsStr) -> Result<(), String> {
+/// If the value is invalid; the message is that of clap in one line.
+pub(super) fn check_flag(arg: &Arg, flag: &OsStr) -> Result<(), String> {
     let arg = arg.clone().env(None::<&'static str>);
     let command = clap::Command::new("saas").no_binary_name(true).arg(arg);
     let Err(error) = command.try_get_matches_from([flag]) else { return Ok(()) };

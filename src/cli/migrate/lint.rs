@@ -2,8 +2,8 @@ use std::{io::Write, path::Path, process::ExitCode};
 
 use crate::db::migrations::{Migrations, lint::Finding};
 
-/// Prints the dangerous statements of the migrations in `dir`: of those after release 0.1.0, or of `all`. Returns exit code 1
-/// if there are any.
+/// Prints the dangerous statements of the migrations in `dir` that are newer than release 0.1.0 or, with `all`, of all
+/// migrations. Returns exit code 1 if there are any.
 ///
 /// # Errors
 /// If the directory or a file cannot be read.

@@ -11,8 +11,8 @@ const MAX_NAME_CHARS: usize = 100;
 /// Creates the folder of a migration that sorts after all others. Prints the paths of its files, and the next steps.
 ///
 /// # Errors
-/// If the description has no or too many letters and digits, there is no such directory, another migration has the name, the
-/// name of the newest migration does not begin with a date, or the files cannot be written.
+/// If the description has no or too many letters and digits, `dir` is no directory or cannot be read, another migration has the
+/// name, no version after the newest migration can be computed, or the files cannot be written.
 pub(super) fn create(description: &str, dir: &Path) -> anyhow::Result<()> {
     let name = name_of(description)?;
     if !dir.is_dir() {
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_sorts_after_the_newest_one() {
+    fn a_new_version_sorts_after_the_newest_version() {
         let now = NaiveDate::from_ymd_opt(2026, 11, 25).unwrap().and_hms_opt(18, 7, 12).unwrap();
         for (newest, expected) in [
             ("", Some("2026-11-25-180712")),

@@ -11,7 +11,7 @@ use crate::{
     dev::{self, Purpose, Server},
 };
 
-/// Applies the migrations in `dir` to a private server, and writes its tables to `out`.
+/// Applies the migrations in `dir` to a private server, and writes diesel's definitions of its tables to `out`.
 ///
 /// # Errors
 /// If the migrations cannot be read, the private server cannot be started, for example because PostgreSQL is not installed, a

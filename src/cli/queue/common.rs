@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn queue_names_are_checked() {
+    fn invalid_queue_names_are_refused() {
         for good in ["default", "a", "mails-2.low_3"] {
             assert_eq!(parse_queue_name(good), Ok(good.to_owned()));
         }

@@ -31,7 +31,7 @@ impl Requeue {
         // Ids that are not those of failed jobs. They are printed at the end: if the output is a closed pipe, printing ends the
         // command, and the remaining jobs would be skipped.
         let mut others = Vec::new();
-        // An error ends the loop, and is returned after the printing of what was done.
+        // An error ends the loop, and is returned after the results so far are printed.
         let mut result = Ok(());
         if let Some(name) = &self.all {
             done += queue.requeue_failed(&existing_queue(&queue, name).await?).await?;
@@ -73,7 +73,7 @@ impl Cancel {
         let mut code = ExitCode::SUCCESS;
         // Printed at the end: if the output is a closed pipe, printing ends the command, and the remaining jobs would be skipped.
         let mut lines = String::new();
-        // An error ends the loop, and is returned after the printing of what was done.
+        // An error ends the loop, and is returned after the results so far are printed.
         let mut result = Ok(());
         for id in &self.ids {
             let outcome = match queue.cancel(id).await {

@@ -15,7 +15,7 @@ use crate::{
     queue::{JobStatus, Queue, QueueInfo, State},
 };
 
-/// Maximum number of jobs that one call reads. Each may have a payload of up to 16 KiB; larger payloads are left out.
+/// Maximum number of jobs that one call of [`Queue::list`] reads. The answer has up to 16 KiB for the payload of each job.
 const MAX_JOBS_PER_CALL: u64 = 100;
 /// Maximum number of characters of an error in a table.
 const MAX_ERROR_CHARS: usize = 60;
@@ -102,8 +102,8 @@ impl Listing {
     }
 }
 
-/// Returns up to `limit` jobs of a queue in one state, after the first `offset`. The payloads are read only `with_payloads`: a
-/// table does not show them.
+/// Returns up to `limit` jobs of a queue in one state, after the first `offset`. Without `with_payloads`, omits the payloads,
+/// which a table does not show.
 async fn part(
     queue: &Queue,
     info: &QueueInfo,

@@ -111,7 +111,7 @@ fn text(moved: Moved) -> String {
     format!("moved {} and {}", counted(moved.jobs, "job"), counted(moved.ended, "ended job"))
 }
 
-/// Refuses to move jobs while workers run: their jobs would run twice.
+/// Refuses to move jobs while workers run: a job that runs during the move would run again after it.
 fn refuse_workers(workers: &[WorkerInfo], old: &Redis) -> anyhow::Result<()> {
     if workers.is_empty() {
         return Ok(());

@@ -25,8 +25,9 @@ const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
 /// Show the state of each queue.
 ///
-/// OLDEST is the time since the oldest queued job was enqueued, including delays and retries. FINISHED counts all jobs that
-/// have finished since the queue was created. The other numbers count the present jobs.
+/// OLDEST is the age of the oldest job that is next in the queue or in one of its groups: the time since the job was enqueued,
+/// including delays and retries. FINISHED counts all jobs that have finished since the queue was created. The other numbers
+/// count the present jobs.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Print JSON. With --watch, one array per line.
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn periods_are_checked() {
+    fn invalid_periods_are_refused() {
         assert_eq!(parse_seconds("2"), Ok(Duration::from_secs(2)));
         assert_eq!(parse_seconds("0.5"), Ok(Duration::from_millis(500)));
         for wrong in ["", "0", "-1", "nan", "inf", "1e9", "soon"] {

@@ -7,7 +7,7 @@ use super::{RedisTopology, parse};
 use crate::property::{property, text};
 
 #[test]
-fn the_parts_of_a_url_are_read_as_they_were() {
+fn percent_encoded_parts_of_a_url_are_decoded() {
     let word = "\\PC{1,8}";
     let servers = vec(("[a-z]{1,8}", 1..=u16::MAX), 1..4);
     property(1, (0..3, word, word, servers, any::<u8>()), |(kind, user, password, servers, database)| {
@@ -31,7 +31,7 @@ fn the_parts_of_a_url_are_read_as_they_were() {
 }
 
 #[test]
-fn no_problem_repeats_what_may_be_a_password() {
+fn no_message_repeats_a_text_that_may_be_a_password() {
     let parts = r": @ / ? # & = % %ff , [ ] h 1 \";
     let scheme = select(vec!["redis", "rediss", "redis+sentinel", "redis-cluster", "valkey", "http", ""]);
     property(1, (scheme, text(parts, 6), text(parts, 6)), |(scheme, before, after)| {

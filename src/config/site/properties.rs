@@ -6,7 +6,7 @@ use crate::property::{property, text};
 const PARTS: &str = r##"https http :// : 443 8443 / a.example B.example bücher [::1] 127.0.0.1 localhost , * @ ? # . [ ] " % 0.0.0.0"##;
 
 #[test]
-fn a_host_is_read_again_as_itself() {
+fn the_text_of_a_parsed_host_is_parsed_to_the_same_host() {
     property(1, text(PARTS, 4), |text| {
         if let Ok(found) = host(&text) {
             assert_eq!(host(&found.to_string()), Ok(found));
@@ -18,7 +18,7 @@ fn a_host_is_read_again_as_itself() {
 }
 
 #[test]
-fn an_origin_is_read_again_as_itself() {
+fn the_text_of_a_parsed_origin_is_parsed_to_the_same_origin() {
     property(1, text(PARTS, 6), |text| {
         for origin in origins(&text).unwrap_or_default() {
             assert!(origin.starts_with("https://") || origin.starts_with("http://"), "{origin}");
@@ -41,7 +41,7 @@ fn the_url_of_the_api_is_a_host_with_a_port() {
 }
 
 #[test]
-fn no_problem_repeats_what_may_be_a_password() {
+fn no_message_repeats_a_text_that_may_be_a_password() {
     property(1, (text(PARTS, 4), text(PARTS, 3)), |(before, after)| {
         let text = format!("{before}hunter2@{after}");
         let problems =

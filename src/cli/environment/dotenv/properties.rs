@@ -53,7 +53,7 @@ fn no_problem_repeats_a_value() {
 }
 
 #[test]
-fn each_variable_of_any_text_occurs_once_with_a_line_of_the_text() {
+fn each_variable_occurs_once_with_a_line_number_of_the_text() {
     property(1, text(PARTS, 24), |text| {
         let file = parse(&text, &|_| false);
         let names: BTreeSet<_> = file.variables.iter().map(|variable| &variable.name).collect();
