@@ -29,12 +29,12 @@ pub struct Worker {
     /// outcomes are deleted, also before the RESULT_TTL of their jobs has passed.
     #[arg(long, env, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub queue_max_outcomes: u64,
-    /// Maximum total size of these outcomes in Redis, in bytes. Beyond the limit, the oldest are deleted.
+    /// Maximum total size of the outcomes of ended jobs in Redis, in bytes. Beyond the limit, the oldest outcomes are deleted.
     #[arg(long, env, default_value_t = 268_435_456, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..=1_000_000_000_000))]
     pub queue_max_outcome_bytes: u64,
-    /// Maximum number of final states of ended jobs in Redis. A state takes about 70 bytes, and expires after a day or later.
-    /// Beyond the limit, the oldest are deleted earlier. The queue reads the state of a job if another job waits for it, and if
-    /// a client enqueues the same job again.
+    /// Maximum number of final states of ended jobs in Redis. A state takes about 70 bytes, and expires after at least a day.
+    /// Beyond the limit, the oldest states are deleted earlier. The queue reads the state of a job if another job waits for it,
+    /// and if a client enqueues the same job again.
     #[arg(long, env, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub queue_max_states: u64,
     #[command(flatten)]

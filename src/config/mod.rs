@@ -164,11 +164,11 @@ pub struct Hashing {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Account settings")]
 pub struct FirstAdmin {
-    /// Email address of the admin that is created if there is none.
+    /// Email address of the admin that is created if there is no admin.
     #[arg(long, env, default_value = "admin@example.com", value_name = "EMAIL")]
     pub first_superuser_email: String,
-    /// Password of this admin. Without it, `saas serve` creates no admin: use `saas create-admin`. Only in its private database,
-    /// `saas dev` creates an admin with a default password, which is public.
+    /// Password of the admin with FIRST_SUPERUSER_EMAIL. Without it, `saas serve` creates no admin: use `saas create-admin`. Only
+    /// in its private database, `saas dev` creates an admin with a default password, which is public.
     #[arg(long, env, hide_env_values = true, value_name = "PASSWORD")]
     pub first_superuser_password: Option<SecretString>,
 }

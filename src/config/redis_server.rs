@@ -19,9 +19,9 @@ const URL_SETTING: &str = "REDIS_URL";
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Redis settings")]
 pub struct Redis {
-    /// Redis connection URL: redis://user:password@host:6379/0, or rediss:// for TLS. Overrides the REDIS_* settings. For high
-    /// availability, redis+sentinel://host:26379,host:26379/master-name or redis-cluster://host:6379,host:6379; see
-    /// docs/scaling.md.
+    /// Redis connection URL: redis://user:password@host:6379/0, or rediss:// for TLS. Overrides REDIS_HOST, REDIS_PORT and
+    /// REDIS_DB. For high availability, redis+sentinel://host:26379,host:26379/master-name or
+    /// redis-cluster://host:6379,host:6379; see docs/scaling.md.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<SecretString>,
     /// Redis host, if there is no REDIS_URL. The default is localhost.
@@ -52,7 +52,7 @@ impl Redis {
         Self { redis_url: Some(url), url_setting: setting, ..self.clone() }
     }
 
-    /// Returns the servers and how to connect to them, from `REDIS_URL` or the other `REDIS_*` settings.
+    /// Returns the servers and how to connect to them, from `REDIS_URL`, or from `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`.
     ///
     /// # Errors
     /// If a setting is invalid; the message names it. Of the URL, the message contains only the names of parameters.

@@ -46,8 +46,8 @@ pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> a
     Ok(fallback)
 }
 
-/// Creates the parent of all fallback directories. All accounts can reach directories in it but not list them, whatever the
-/// umask is.
+/// Creates the parent of all fallback directories. With any umask, all accounts can reach the directories in it, but not list
+/// them.
 fn create_fallback_parent(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::set_permissions(dir, Permissions::from_mode(0o711))
@@ -65,7 +65,7 @@ fn create_for(path: &Path, account: Option<&Account>) -> anyhow::Result<PathBuf>
 }
 
 /// Moves the data in `from` to `to`, unless `to` exists or `from` is empty. An earlier release may have stored the data in
-/// `from`, whose parent directories all accounts could pass then.
+/// `from`, when all accounts could still reach this directory.
 fn move_data(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() || fs::read_dir(from)?.next().is_none() {
         return Ok(());
@@ -80,7 +80,7 @@ fn move_data(from: &Path, to: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// Returns the directory below /var/lib that replaces `dir` if the server's account cannot reach `dir`.
+/// Returns the directory below /var/lib/saas-dev that replaces `dir` if the server's account cannot write to `dir`.
 pub(super) fn fallback_dir(dir: &Path) -> PathBuf {
     let path = dir.to_string_lossy();
     let slug: String = path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -105,8 +105,8 @@ pub(super) fn write_private_file(path: &Path, text: &str, account: Option<&Accou
     Ok(file.write_all(text.as_bytes())?)
 }
 
-/// Creates a directory for the data of test servers. The guard of the last server removes it when the server stops. A caller
-/// that starts no server must remove it.
+/// Creates a directory for the data of test servers. It is removed when the last server in it stops. A caller that starts no
+/// server must remove it.
 ///
 /// # Errors
 /// If the directory cannot be created, or this process runs as root and no account for the servers exists.

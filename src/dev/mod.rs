@@ -7,7 +7,7 @@
 //! | `postgres`, `redis` | start one server each |
 //! | `guard` | a child process that ends when its parent does |
 //! | `data_dir`, `wipe` | the data directories: location, removal |
-//! | `private` | files and directories that others cannot access |
+//! | `private` | files and directories that other users cannot access |
 //! | `program` | finds the installed server programs |
 
 mod data_dir;

@@ -65,7 +65,7 @@ impl Server {
         if purpose == Purpose::Test {
             settings.extend(["fsync=off", "full_page_writes=off", "max_connections=400", "autovacuum=off"]);
         }
-        // SIGINT requests a fast shutdown, with a checkpoint; SIGQUIT an immediate one, without.
+        // SIGINT requests a fast shutdown, which writes a checkpoint. SIGQUIT requests an immediate shutdown, which does not.
         let (signal, wipe) = match purpose {
             Purpose::Development => ("INT", None),
             Purpose::Test => ("QUIT", Some(dir.as_path())),

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_request_shows_why_and_its_whole_id() {
+    fn the_line_of_a_failed_request_has_the_error_and_the_whole_request_id() {
         let why = [("duration_ms", "1.5"), ("code", "validation_error"), ("fields", "body.email,body.age")];
         assert_eq!(
             request("422", &why, false),

@@ -36,7 +36,7 @@ static PUSH: LazyLock<Script> = script!("#!lua\n", "push");
 static FETCH: LazyLock<Script> = script!("#!lua flags=allow-oom\n", "fetch");
 static SETTLE: LazyLock<Script> = script!("#!lua flags=allow-oom\n", "settle");
 
-/// Opens a connection like those of the engine, with longer time-outs.
+/// Opens a multiplexed connection with the time limit [`REDIS_TIMEOUT`].
 pub async fn connect(url: &str) -> Result<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(REDIS_TIMEOUT))
@@ -49,7 +49,7 @@ pub fn new_ids(n: usize) -> Vec<String> {
     (0..n).map(|_| Uuid::now_v7().simple().to_string()).collect()
 }
 
-/// Runs [`CALLERS`] callers concurrently until all have ended.
+/// Runs [`CALLERS`] callers concurrently until all have ended or one fails.
 pub async fn run_callers<F>(caller: impl Fn(usize) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>> + Send + 'static,
@@ -73,7 +73,7 @@ pub struct BareClient {
     ttl: u64,
 }
 
-/// The jobs that one fetch has leased from a queue.
+/// The jobs that one fetch has leased from one queue, and their fencing token.
 struct FetchedBatch {
     token: String,
     ids: Vec<String>,

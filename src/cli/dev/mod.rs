@@ -39,7 +39,7 @@ const MIN_KEY_CHARS: usize = 32;
 
 /// Run the whole product in this terminal, for development.
 ///
-/// Starts a private PostgreSQL and a private Redis, each unless the settings name a server. Applies migrations, creates the
+/// Starts a private PostgreSQL and a private Redis, each unless the settings name a server. Applies migrations, creates an
 /// admin, and runs the API and a worker. The data of the private servers is in `.saas`; if root runs the command and the account
 /// of the servers cannot reach `.saas`, it is below /var/lib/saas-dev. Ctrl-C stops everything that was started. While `saas dev`
 /// runs with the default --state-dir, the other commands in the same directory use these servers, unless the settings name

@@ -11,7 +11,7 @@ impl Frozen {
     /// Suspends a process.
     ///
     /// # Errors
-    /// If it has ended.
+    /// If the process has ended.
     pub fn freeze(&mut self, process: i32) -> Result<()> {
         let process = parse_pid(process)?;
         kill_process(process, Signal::STOP)?;
@@ -32,7 +32,7 @@ impl Drop for Frozen {
 /// Kills a process.
 ///
 /// # Errors
-/// If it has ended.
+/// If the process has ended.
 pub fn kill(process: i32) -> Result<()> {
     Ok(kill_process(parse_pid(process)?, Signal::KILL)?)
 }

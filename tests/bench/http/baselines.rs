@@ -24,7 +24,7 @@ use super::{
 
 /// The argument with which the benchmark starts itself to serve the bare handler. Users do not pass it.
 pub const BARE_HANDLER: &str = "bare-handler";
-/// The response of `/health`.
+/// The body of the response of `/health`.
 const BODY: &str =
     concat!(r#"{"status":"healthy","service":"saas","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
 /// The query of `/users/me`.

@@ -1,4 +1,4 @@
-//! Writes the results into a file of `docs`, with the machine that they were measured on.
+//! Writes the results and a description of the machine into a file of `docs`.
 
 use std::{fs, process::Command};
 

@@ -283,7 +283,8 @@ pub fn text_field(answer: &Value, name: &str) -> Result<String> {
     Ok(answer[name].as_str().with_context(|| format!("no {name} in {answer}"))?.to_owned())
 }
 
-/// Returns the email address of the user with this number, which starts at 0. Numbers from [`USERS`] on wrap around.
+/// Returns the email address of the user with the number `n`. The first user has the number 0. Numbers from [`USERS`] on wrap
+/// around.
 pub fn user_email(n: usize) -> String {
     format!("user{}@example.com", n % USERS + 1)
 }

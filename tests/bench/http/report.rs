@@ -16,7 +16,7 @@ const PER_SECOND_EXACT: Unit = Unit { suffix: "/s", digits: 1 };
 pub struct Series {
     /// The name in the table.
     pub name: &'static str,
-    /// The name of this series in the rows of other series that have it as a baseline. Empty if no series has.
+    /// The name of this series in the rows of the series that have it as a baseline. Empty if this series is no baseline.
     short: &'static str,
     pub rate: Rounds,
     p50: Rounds,
@@ -45,7 +45,7 @@ pub struct Figures {
     pub me: Series,
     /// `/users/me` with so many users that each request reads PostgreSQL.
     pub uncached: Series,
-    /// As `uncached`, but the last use of each session is so old that the first request of the session writes it.
+    /// As `uncached`, but the last use of each session is so old that the first request of the session updates it.
     pub touched: Series,
     /// `/users/me` with the access log.
     pub logged: Series,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::table::{Rounds, Table, number, target};
 
-/// The target: for each search and order, the median time of the first page is shorter, in milliseconds.
+/// The target in milliseconds: for each search and order, the median time of the first page is shorter.
 const MAX_MS: f64 = 50.0;
 const SORTS: [&str; 6] = ["created_at", "-created_at", "email", "-email", "full_name", "-full_name"];
 /// A description and the query parameter of each search.

@@ -35,7 +35,7 @@ struct Settings {
 }
 
 impl Bench {
-    /// Measures callers that change a row and enqueue a job, either after the commit or in the transaction. The time
+    /// Measures callers that insert a row and enqueue a job, either after the commit or in the transaction. The time
     /// ends when the queue has all jobs.
     pub(super) async fn measure_transactions(&self) -> Result<Table<4>> {
         let postgres = Server::postgres(&dev::test_dir()?, Purpose::Test).await?;
