@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-const PATHS_OF_EVERY_KIND: [&str; 7] = [
+const SAMPLE_PATHS: [&str; 7] = [
     "/api/v1/health",
     "/api/v1/users",
     "/docs",
@@ -51,7 +51,7 @@ async fn development_serves_only_loopback_hosts() {
         "192.168.0.7:8000",
     ];
     for host in foreign {
-        for path in PATHS_OF_EVERY_KIND {
+        for path in SAMPLE_PATHS {
             let answer = get(&app, path, host).await;
             answer.is_some_problem(421, "unknown_host");
             assert_eq!(answer.header("x-content-type-options"), "nosniff");
@@ -73,7 +73,7 @@ async fn development_serves_only_loopback_hosts() {
 }
 
 #[tokio::test]
-async fn a_request_must_name_exactly_one_host() {
+async fn a_request_with_a_missing_repeated_or_invalid_host_is_refused() {
     let app = TestApp::dev().await;
     for (head, status) in [
         ("GET /api/v1/health HTTP/1.1\r\nHost: localhost", "200"),
@@ -129,7 +129,7 @@ async fn the_host_of_an_absolute_target_is_compared_with_the_origin() {
 }
 
 #[tokio::test]
-async fn production_serves_any_host_unless_hosts_are_configured() {
+async fn outside_of_development_any_host_is_served_unless_hosts_are_configured() {
     let app = TestApp::start().await;
     assert_eq!(get(&app, "/api/v1/health", "anything.example").await.status, 200);
     assert!(send_raw(&app, "GET /api/v1/health HTTP/1.1\r\nX-None: 1").await.starts_with("HTTP/1.1 400"));
@@ -145,14 +145,14 @@ async fn production_serves_any_host_unless_hosts_are_configured() {
         assert_eq!(get(&app, "/api/v1/health", host).await.status, 200, "{host}");
     }
     for host in ["example.com", "x.api.example.com", "localhost", "127.0.0.2", "[::1]"] {
-        for path in PATHS_OF_EVERY_KIND {
+        for path in SAMPLE_PATHS {
             get(&app, path, host).await.is_some_problem(421, "unknown_host");
         }
     }
 }
 
 #[tokio::test]
-async fn serve_refuses_other_hosts_but_answers_the_healthcheck_command() {
+async fn serve_refuses_unlisted_hosts_but_answers_the_healthcheck_command() {
     let database = TestDatabase::migrated().await;
     let command = async |hosts: &str| {
         let args = ["serve", "--port", "0"];

@@ -249,8 +249,8 @@ async fn a_key_rotation_keeps_users_signed_in() {
     finished.get("/users/me", Some(&user)).await.is_some_problem(401, "invalid_token");
 }
 
-/// RFC 7519 section 4.1.4 permits a leeway for clocks that differ. The test sends each token twice, because the server
-/// caches the result of the first verification.
+/// RFC 7519 section 4.1.4 permits a leeway for clocks that differ. The test repeats each token, because the server
+/// caches verified tokens.
 #[tokio::test]
 async fn an_expired_token_is_accepted_within_the_leeway_only() {
     let (none, long) = ("--token-leeway-seconds=0", "--token-leeway-seconds=300");

@@ -122,8 +122,7 @@ async fn cors_allows_only_the_configured_origins() {
     for unknown in ["https://evil.example.com", "http://app.example.com", "null"] {
         let answer = preflight(unknown).await;
         assert!(answer.headers.get("access-control-allow-origin").is_none());
-        // The browser enforces CORS. The API does not refuse a request only because its origin is not configured: requests
-        // from the pages of the API also have an `Origin` header.
+        // The browser enforces CORS: the API answers the request, but without the header that lets a page read the response.
         let actual = Answer::of(app.request(Method::GET, "/health").header("origin", unknown)).await;
         assert_eq!(actual.status, 200);
         assert!(actual.headers.get("access-control-allow-origin").is_none());

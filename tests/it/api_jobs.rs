@@ -84,7 +84,7 @@ async fn a_deeply_nested_document_is_refused_or_processed() {
             assert_eq!(app.run_jobs().await.finished, 1, "{depth}");
             let status = app.status(answer.body["job_id"].as_str().unwrap(), &user).await;
             assert_eq!(status["status"], "finished", "{depth}: {status}");
-            // The record of a job that is canceled while it waits contains the job.
+            // The record of a job that is canceled while it waits contains the payload too.
             let waiting = Answer::of(send(&body)).await.body["job_id"].as_str().unwrap().to_owned();
             app.call(Method::DELETE, &format!("/jobs/{waiting}"), &user).await;
             let canceled = app.get(&format!("/admin/jobs/{waiting}"), Some(&admin)).await;
@@ -315,7 +315,7 @@ async fn a_worker_with_smtp_refuses_mails_of_users_to_others() {
 }
 
 #[tokio::test]
-async fn the_owner_of_a_failed_job_does_not_see_internal_details() {
+async fn the_owner_of_a_job_does_not_see_internal_details_of_its_error() {
     let app = TestApp::with(&["--smtp-url=smtp://127.0.0.1:9"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     let path = format!("/jobs/send-email?to={}&subject=Hi&body=Hello&nonce={}", user.email, unique());

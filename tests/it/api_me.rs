@@ -29,7 +29,7 @@ async fn confirm_email(app: &TestApp, token: &str) -> Answer {
     app.post("/auth/confirm-email", None, json!({ "token": token })).await
 }
 
-async fn delete(app: &TestApp, user: &User, password: &str) -> Answer {
+async fn delete_account(app: &TestApp, user: &User, password: &str) -> Answer {
     app.post("/users/me/deletion", Some(user), json!({ "password": password })).await
 }
 
@@ -212,10 +212,11 @@ async fn smoke_signing_in_cancels_the_deletion_of_the_account() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let elsewhere = app.signed_in_again(&user).await;
-    delete(&app, &user, "wrong password").await.is_problem(400, "wrong_password", "Incorrect password");
+    let wrong = delete_account(&app, &user, "wrong password").await;
+    wrong.is_problem(400, "wrong_password", "Incorrect password");
     assert!(app.is_signed_in(&user).await);
 
-    let answer = delete(&app, &user, PASSWORD).await;
+    let answer = delete_account(&app, &user, PASSWORD).await;
     assert_eq!(answer.status, 202);
     let due = answer.body["deletion_due_at"].as_str().unwrap();
     let days = format!("SELECT round(extract(epoch FROM '{due}'::timestamptz - now()) / 86400)");
@@ -236,7 +237,7 @@ async fn smoke_signing_in_cancels_the_deletion_of_the_account() {
 async fn smoke_the_account_is_erased_after_the_grace_period() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
-    assert_eq!(delete(&app, &user, PASSWORD).await.status, 202);
+    assert_eq!(delete_account(&app, &user, PASSWORD).await.status, 202);
     app.reset_token(&user.email).await;
     let id = user.id;
     let more = format!(
@@ -268,10 +269,10 @@ async fn smoke_the_account_is_erased_after_the_grace_period() {
 async fn the_last_admin_cannot_be_deleted() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let last = delete(&app, &admin, PASSWORD).await;
+    let last = delete_account(&app, &admin, PASSWORD).await;
     last.is_problem(409, "last_admin", "This is the last active admin; add another one first");
     assert!(app.is_signed_in(&admin).await);
     let other = app.admin().await;
-    assert_eq!(delete(&app, &admin, PASSWORD).await.status, 202);
-    delete(&app, &other, PASSWORD).await.is_some_problem(409, "last_admin");
+    assert_eq!(delete_account(&app, &admin, PASSWORD).await.status, 202);
+    delete_account(&app, &other, PASSWORD).await.is_some_problem(409, "last_admin");
 }

@@ -1,5 +1,4 @@
-//! Outages of PostgreSQL and Redis: refused, closed and stalled connections, and recovery. Also an exhausted pool, and
-//! queries that time out.
+//! Outages of PostgreSQL and Redis, and the recovery from them.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +12,11 @@ use crate::support::{
     servers::{TestDatabase, servers},
 };
 
-/// Every request gets a response within this time, even during an outage. The tests check only that no request hangs, so
-/// they allow [`SLOW_MACHINE_ALLOWANCE`] more for a loaded machine.
+/// Time limit of the responses that a test awaits during an outage. The tests add [`SLOW_MACHINE_ALLOWANCE`], because they
+/// check only that no request hangs.
 const MAX_RESPONSE_TIME: Duration = Duration::from_secs(3);
 const SLOW_MACHINE_ALLOWANCE: Duration = Duration::from_secs(12);
-/// The default values of both time limits. The other tests use longer ones.
+/// The default time limits for PostgreSQL and Redis. [`TestApp`] uses longer ones unless a test sets them.
 const TIMEOUTS: [&str; 2] = ["--database-timeout-ms=1400", "--redis-timeout-ms=900"];
 
 async fn with_proxied_database() -> (Proxy, TestApp) {
@@ -138,7 +137,7 @@ async fn an_exhausted_pool_is_answered_with_503() {
 }
 
 #[tokio::test]
-async fn users_can_read_their_account_without_redis() {
+async fn without_redis_users_can_sign_in_but_not_enqueue_jobs() {
     for link in [Link::Cut, Link::Stalled] {
         let (proxy, app) = with_proxied_redis().await;
         let user = app.user().await;
@@ -187,7 +186,7 @@ async fn no_command_fails_after_redis_connections_were_closed() {
 }
 
 #[tokio::test]
-async fn a_push_with_a_lost_response_enqueues_one_job() {
+async fn a_lost_response_of_redis_does_not_enqueue_a_job_twice() {
     let (proxy, app) = with_proxied_redis().await;
     assert_eq!(app.get("/health/redis", None).await.status, 200);
     proxy.lose_answer("");

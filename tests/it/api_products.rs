@@ -30,7 +30,7 @@ async fn org(app: &TestApp) -> (Org, String) {
 }
 
 /// Creates a product. Returns its path.
-async fn create(app: &TestApp, path: &str, user: &User, body: Value) -> String {
+async fn create_product(app: &TestApp, path: &str, user: &User, body: Value) -> String {
     let created = app.post(path, Some(user), body).await;
     assert_eq!(created.status, StatusCode::CREATED, "{}", created.text);
     format!("{path}/{}", created.body["id"])
@@ -73,11 +73,11 @@ async fn smoke_a_product_is_created_read_changed_and_deleted() {
 }
 
 #[tokio::test]
-async fn invalid_products_are_refused_with_the_field() {
+async fn the_refusal_of_an_invalid_product_names_the_field() {
     let app = TestApp::start().await;
     let (org, path) = org(&app).await;
-    let one = create(&app, &path, &org.owner, tea("TEA-1")).await;
-    create(&app, &path, &org.owner, tea("TEA-2")).await;
+    let one = create_product(&app, &path, &org.owner, tea("TEA-1")).await;
+    create_product(&app, &path, &org.owner, tea("TEA-2")).await;
     for (name, value, kind) in [
         ("sku", json!(""), "string_too_short"),
         ("sku", json!("x".repeat(65)), "string_too_long"),
@@ -103,7 +103,7 @@ async fn invalid_products_are_refused_with_the_field() {
     assert_eq!(missing.len(), 4, "{missing:?}");
     // Two organizations may use the same SKU.
     let other = Org::create(&app, "other").await;
-    create(&app, &format!("/orgs/{}/products", other.id), &other.owner, tea("TEA-1")).await;
+    create_product(&app, &format!("/orgs/{}/products", other.id), &other.owner, tea("TEA-1")).await;
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn products_are_listed_in_pages_with_filters_and_order() {
         [("1", "Straße", "EUR"), ("2", "apple", "USD"), ("3", "Banana 100%", "EUR"), ("4", "APPLE", "EUR")]
     {
         let body = json!({ "sku": sku, "name": name, "price": 1, "currency": currency });
-        create(&app, &path, &org.owner, body).await;
+        create_product(&app, &path, &org.owner, body).await;
     }
     let skus = async |query: &str| {
         let (mut found, mut next) = (Vec::new(), Some(format!("{path}?limit=1{query}")));
@@ -152,7 +152,7 @@ async fn products_are_listed_in_pages_with_filters_and_order() {
     }
 }
 
-/// Each of these characters becomes up to 18 when a name is folded for sorting.
+/// Folding a name for sorting can replace one character by 18 characters, such as U+FDFA.
 #[tokio::test]
 async fn names_that_get_longer_by_folding_can_be_sorted_and_found() {
     let app = TestApp::start().await;
@@ -161,7 +161,7 @@ async fn names_that_get_longer_by_folding_can_be_sorted_and_found() {
     let names = ["\u{fdfa}".repeat(200), "\u{3316}".repeat(200), expanding.repeat(2), "Tea".into()];
     for (number, name) in names.iter().enumerate() {
         let product = json!({ "sku": number.to_string(), "name": name, "price": 1, "currency": "EUR" });
-        create(&app, &path, &org.owner, product).await;
+        create_product(&app, &path, &org.owner, product).await;
     }
     let (mut found, mut next) = (0, Some(format!("{path}?sort=name&limit=1")));
     while let Some(target) = next {
@@ -180,7 +180,7 @@ async fn names_that_get_longer_by_folding_can_be_sorted_and_found() {
 async fn a_change_can_require_the_state_that_was_read() {
     let app = TestApp::start().await;
     let (org, path) = org(&app).await;
-    let one = create(&app, &path, &org.owner, tea("TEA-1")).await;
+    let one = create_product(&app, &path, &org.owner, tea("TEA-1")).await;
     let tag = app.get(&one, Some(&org.owner)).await.header("etag").to_owned();
     let unchanged = request(&app, Method::GET, &one, &org.owner).header("if-none-match", &tag);
     assert_eq!(Answer::of(unchanged).await.status, StatusCode::NOT_MODIFIED);
@@ -204,7 +204,7 @@ async fn a_change_can_require_the_state_that_was_read() {
 async fn the_role_decides_what_a_member_may_do() {
     let app = TestApp::start().await;
     let (org, path) = org(&app).await;
-    let one = create(&app, &path, &org.owner, tea("TEA-1")).await;
+    let one = create_product(&app, &path, &org.owner, tea("TEA-1")).await;
     for (role, may_write) in [("viewer", false), ("member", true), ("admin", true)] {
         let user = app.user().await;
         org.join(&app, &user, role).await;
@@ -228,7 +228,7 @@ async fn the_role_decides_what_a_member_may_do() {
 async fn a_change_checks_the_membership_again() {
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
     let (org, path) = org(&app).await;
-    let one = create(&app, &path, &org.owner, tea("TEA-1")).await;
+    let one = create_product(&app, &path, &org.owner, tea("TEA-1")).await;
     let user = app.user().await;
     org.join(&app, &user, "member").await;
     assert_eq!(app.get(&one, Some(&user)).await.status, StatusCode::OK);
@@ -267,7 +267,7 @@ async fn a_repeated_creation_with_an_idempotency_key_makes_one_product() {
     assert_eq!(second.header("location"), first.header("location"));
     let count = format!("SELECT count(*) FROM products WHERE org_id = {}", org.id);
     assert_eq!(column(&app.database, &count).await, ["1"]);
-    // The server checks the access before it returns a stored response: a suspended organization does not get one.
+    // The server checks the access before it returns a stored response. So a suspended organization gets an error.
     app.sql(&format!("UPDATE organizations SET suspended_at = now() WHERE id = {}", org.id)).await;
     send().await.is_some_problem(403, "org_suspended");
 }

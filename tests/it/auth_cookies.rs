@@ -78,7 +78,7 @@ impl<'a> Browser<'a> {
         Answer::of(self.app.request(Method::GET, "/users/me").header("cookie", &self.cookies)).await
     }
 
-    async fn rename(&self, headers: Headers<'_>) -> Answer {
+    async fn change_name(&self, headers: Headers<'_>) -> Answer {
         self.send(Method::PATCH, "/users/me", headers, json!({ "full_name": "Ada" })).await
     }
 }
@@ -179,7 +179,7 @@ async fn smoke_only_own_and_configured_pages_may_change_data_by_cookie() {
         &[("origin", app.url.as_str())],
     ];
     for headers in own {
-        assert_eq!(browser.rename(headers).await.status, 200, "{headers:?}");
+        assert_eq!(browser.change_name(headers).await.status, 200, "{headers:?}");
     }
     assert_eq!(browser.me().await.body["full_name"], "Ada");
 }
@@ -204,7 +204,7 @@ async fn an_invalid_bearer_token_does_not_fall_back_to_the_cookie() {
     let browser = Browser::of(&app, &user).await;
     for bearer in ["Bearer nonsense", &format!("Bearer {}x", user.token)] {
         let headers: Headers<'_> = &[("authorization", bearer), ("sec-fetch-site", "same-origin")];
-        browser.rename(headers).await.is_some_problem(401, "invalid_token");
+        browser.change_name(headers).await.is_some_problem(401, "invalid_token");
     }
     let bad = Browser { app: &app, cookies: browser.cookies.replace("access_token=", "access_token=x") };
     bad.me().await.is_some_problem(401, "invalid_token");
@@ -225,7 +225,7 @@ async fn smoke_a_refresh_by_cookie_rotates_the_cookies() {
     assert_ne!(token(&browser), token(&next));
     let last = next.with_cookies(&refresh(&next).await);
     assert_ne!(token(&next), token(&last));
-    // A refresh token may be sent again for 10 seconds. After that, a replay of the first token revokes the session.
+    // A used refresh token is accepted for 10 more seconds. After that, a replay of the first token revokes the session.
     app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
     refresh(&browser).await.is_some_problem(401, "invalid_token");
     last.me().await.is_some_problem(401, "invalid_token");

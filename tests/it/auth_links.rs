@@ -25,7 +25,7 @@ impl TestApp {
     }
 }
 
-/// Registers a user, whose address is not verified yet.
+/// Registers a user and signs in. The address is not verified.
 async fn register(app: &TestApp, email: &str) -> User {
     let made = app.post("/auth/register", None, json!({ "email": email, "password": PASSWORD })).await;
     assert_eq!(made.status, 201);
@@ -95,7 +95,7 @@ async fn requesting_a_link_does_not_reveal_registered_addresses() {
     sent.sort();
     let (ada, confirm, reset) = ("ada@example.com", "Confirm your email address", "Reset your password");
     assert_eq!(sent, [(ada, confirm), (ada, confirm), (ada, reset), (verified.email.as_str(), reset)]);
-    // A new verification link does not invalidate the earlier links. The use of one link invalidates them all.
+    // A new verification link does not invalidate the earlier links. The use of one link invalidates the others.
     let again = mails.iter().rfind(|mail| mail.to == ada && mail.subject == confirm).unwrap().token();
     assert_ne!(first, again);
     assert_eq!(verify(&app, &again).await.status, 204);

@@ -14,8 +14,8 @@ const REFRESH: &str = "/auth/refresh";
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
 
-/// The beginning of the `WWW-Authenticate` header for a refused token (RFC 6750 section 3.1).
-const REFUSED_TOKEN: &str = "Bearer error=\"invalid_token\"";
+/// The beginning of the `WWW-Authenticate` header for a refused access token (RFC 6750 section 3.1).
+const REFUSED_TOKEN_CHALLENGE: &str = "Bearer error=\"invalid_token\"";
 
 async fn post_body(app: &TestApp, path: &str, content_type: &str, body: &str) -> Answer {
     let request = app.request(Method::POST, path).header("content-type", content_type);
@@ -76,7 +76,7 @@ async fn smoke_every_refused_token_request_has_an_oauth_code() {
     for (path, content_type, body, status, code, error) in &cases {
         assert_oauth_error(&post_body(&app, path, content_type, body).await, *status, code, error);
     }
-    // Missing, repeated and malformed parameters.
+    // Missing, repeated, unknown and invalid parameters.
     let invalid = [
         (LOGIN, FORM, String::new()),
         ("/auth/login/", FORM, String::new()),
@@ -250,6 +250,6 @@ async fn smoke_only_a_refused_token_is_reported_as_invalid() {
         let answer = Answer::of(request).await;
         answer.is_some_problem(401, "invalid_token");
         let value = answer.header("www-authenticate");
-        assert!(value.starts_with(REFUSED_TOKEN), "{value}");
+        assert!(value.starts_with(REFUSED_TOKEN_CHALLENGE), "{value}");
     }
 }

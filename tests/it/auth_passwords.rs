@@ -70,7 +70,7 @@ async fn a_password_that_is_too_long_only_in_form_c_keeps_its_hash_as_typed() {
 }
 
 #[tokio::test]
-async fn the_limits_of_a_password_apply_to_the_hashed_form() {
+async fn the_rules_for_a_password_apply_to_its_unicode_form_c() {
     let app = TestApp::start().await;
     let longest = "e\u{301}".repeat(36);
     assert_eq!(register(&app, "a@example.com", &longest).await.status, 201, "72 bytes in form C");

@@ -1,4 +1,4 @@
-//! Rate limits on passwords, codes and links. They slow an attacker down, and do not lock a user out.
+//! Passwords: rate limits on attempts, the cost of hashes, guessable passwords, and too many logins at once.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -142,7 +142,7 @@ async fn smoke_an_attacker_cannot_lock_a_user_out() {
     assert_eq!(log_in_from(&app, "192.0.2.1", &other.email, PASSWORD).await.status, 200);
     assert_eq!(log_in_from(&app, ADDRESS, &user.email, PASSWORD).await.status, 200, "a known network");
     retry_after(&log_in_from(&app, "192.0.2.1", &user.email, PASSWORD).await);
-    // On a known network, only the limit of the pair of account and network applies. Here that limit is reached.
+    // On a known network, the limit of the account does not apply, but the limit of the pair of account and network does.
     fail_logins(&app, 5, ADDRESS, &user.email).await;
     app.move_waits(60).await;
     retry_after(&log_in_from(&app, ADDRESS, &user.email, PASSWORD).await);
@@ -243,7 +243,7 @@ async fn concurrent_logins_succeed_while_the_hash_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_common_password_is_refused() {
+async fn a_guessable_password_is_refused() {
     let app = TestApp::start().await;
     for bad in [
         "password",
@@ -263,7 +263,7 @@ async fn a_common_password_is_refused() {
 
 /// Logins whose password cannot be hashed in time are refused with 503. Other requests are not affected.
 #[tokio::test]
-async fn a_flood_of_logins_is_partly_refused() {
+async fn too_many_concurrent_logins_are_partly_refused() {
     let app = TestApp::with(&["--bcrypt-cost=13"]).await;
     let user = app.user().await;
     let logins = 16 * std::thread::available_parallelism().unwrap().get();

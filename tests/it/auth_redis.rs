@@ -1,4 +1,4 @@
-//! Rate limits of attempts while Redis is full, read-only or unreachable.
+//! Counters of attempts: their keys in Redis, and the limits while Redis is full, read-only or unreachable.
 
 use futures_util::{StreamExt, stream};
 use reqwest::Method;
@@ -37,7 +37,8 @@ impl OwnRedis {
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut conn).await.unwrap()
     }
 
-    /// Sets `maxmemory` to one byte, so that Redis refuses every command that needs memory.
+    /// Sets `maxmemory` to one byte, so that Redis refuses commands that need memory, except in scripts with the flag
+    /// `allow-oom`.
     async fn fill_up(&self) {
         self.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     }
@@ -64,7 +65,7 @@ async fn assert_password_attempts_are_limited(app: &TestApp, user: &User) {
 }
 
 /// Requests links of two kinds, each three times. Asserts that all requests are accepted, and that two to six messages are
-/// written to the outbox: of each kind, one message is free without Redis, and three messages are free with Redis.
+/// written to the outbox. The limit of each kind is one message without Redis and three messages with Redis.
 async fn assert_links_are_sent(app: &TestApp, user: &User) {
     let outbox =
         async || column(&app.database, "SELECT count(*) FROM job_outbox").await[0].parse::<u32>().unwrap();
@@ -123,7 +124,7 @@ async fn attempts_are_counted_while_redis_is_read_only() {
     redis.0.stop().await;
 }
 
-/// Each process counts attempts even while Redis works, so its counters are current when Redis fails.
+/// Each process also counts its own attempts while Redis works, so these counts do not start at zero when Redis fails.
 #[tokio::test]
 async fn an_outage_of_redis_does_not_reset_the_counters() {
     let redis = OwnRedis::start().await;
@@ -197,7 +198,7 @@ async fn counters_have_a_limited_number_of_keys_that_are_not_evicted() {
 
 /// Tries wrong codes on four servers without Redis. The counters of each server start empty. Returns the number of
 /// codes that were checked.
-async fn try_codes(first: &TestApp, user: &User, authenticator: &Authenticator) -> usize {
+async fn try_wrong_codes(first: &TestApp, user: &User, authenticator: &Authenticator) -> usize {
     let mut tried = 0;
     for _ in 0..4 {
         let app = TestApp::on(first.database.clone(), &UNREACHABLE_REDIS).await;
@@ -228,7 +229,7 @@ async fn wrong_codes_of_a_user_are_limited_over_all_processes_without_redis() {
     let app = TestApp::with(&UNREACHABLE_REDIS).await;
     let (user, other) = (app.user().await, app.user().await);
     let (authenticator, of_other) = (turn_on(&app, &user).await, turn_on(&app, &other).await);
-    assert_eq!(try_codes(&app, &user, &authenticator).await, 10);
+    assert_eq!(try_wrong_codes(&app, &user, &authenticator).await, 10);
     // The right code is now refused too. Codes of another user are accepted.
     let fresh = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
     let right = authenticator.code();

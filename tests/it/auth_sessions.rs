@@ -278,7 +278,7 @@ async fn a_key_rotation_revokes_no_session() {
     let key = "--secret-key=ffeeddccbbaa99887766554433221100ffeeddcc";
     let new = TestApp::on(old.database.clone(), &[key, &format!("--secret-key-previous={SECRET}")]).await;
     let first = User::signed_in(user.id, &user.email, &old.refresh(&user.refresh_token).await);
-    // The response was lost. The client retries at a replica with the new key.
+    // A client that has lost the response retries at a replica with the new key.
     let again = User::signed_in(user.id, &user.email, &new.refresh(&user.refresh_token).await);
     assert_eq!(again.refresh_token, first.refresh_token);
     let next = User::signed_in(user.id, &user.email, &new.refresh(&first.refresh_token).await);

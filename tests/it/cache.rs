@@ -1,4 +1,4 @@
-//! The cache in Redis. All replicas of the API share it, and the product works while Redis is unavailable.
+//! The cache in Redis, which all replicas of the API share. While Redis is unavailable, each call loads its value.
 
 use std::{
     sync::{
@@ -152,7 +152,7 @@ async fn the_cache_may_use_a_separate_redis_server_that_evicts_keys() {
 }
 
 #[tokio::test]
-async fn the_number_of_users_is_cached_and_updated_after_each_change() {
+async fn the_number_of_users_is_cached_until_an_operation_changes_it() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     // A page that contains all users needs no count, so the limit is 1.

@@ -1,4 +1,4 @@
-//! The commands of the binary that end without a signal.
+//! Help, usage errors, and commands of the binary that end without a signal.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -166,7 +166,7 @@ async fn create_admin_takes_the_password_from_the_environment() {
     run(weak).await.failed(1, &["BCRYPT_COST is 4"]);
 }
 
-/// In a container of compose.yaml, every command has FIRST_SUPERUSER_PASSWORD in its environment.
+/// In the containers of compose.yaml, the commands of `saas` have FIRST_SUPERUSER_PASSWORD in their environment.
 #[tokio::test]
 async fn create_admin_does_not_use_the_password_of_the_first_admin_for_another() {
     let app = TestApp::start().await;
@@ -277,7 +277,7 @@ fn scripts_are_executable() {
 }
 
 #[tokio::test]
-async fn a_worker_refuses_invalid_queues() {
+async fn a_worker_refuses_invalid_queue_names() {
     let database = TestDatabase::migrated().await;
     run(production_command(&["worker", "--queues", ","], &database, "p").await)
         .await

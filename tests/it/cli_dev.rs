@@ -33,15 +33,15 @@ async fn start(command: Command) -> DevProcess {
     DevProcess { process, api }
 }
 
-/// Returns the command lines that contain the directory name. These are the servers and the `sh` guard
-/// processes that stop them (`dev::guard`).
+/// Returns the command lines of all processes that contain the name of the directory. These processes are the servers, and
+/// the `sh` processes that stop the servers (`dev::guard`).
 fn processes_of(dir: &Path) -> Vec<String> {
     let name = dir.file_name().unwrap().to_str().unwrap();
     command_lines().into_iter().filter(|line| line.contains(name)).collect()
 }
 
 fn command_lines() -> Vec<String> {
-    // Not every Linux has `ps`, and only Linux has /proc.
+    // macOS has no /proc, and some Linux systems have no `ps`.
     if let Ok(entries) = std::fs::read_dir("/proc") {
         let read = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
         let lines = entries.flatten().filter_map(read);

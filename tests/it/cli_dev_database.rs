@@ -47,7 +47,7 @@ async fn login(api: &str, email: &str, password: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn dev_applies_migrations_to_an_external_database_only_with_a_flag() {
+async fn dev_refuses_an_external_database_with_pending_migrations() {
     let database = TestDatabase::empty().await;
     let refused = ["pending migrations", "2026-11-22-000000_users", "saas dev --migrate", "saas migrate up"];
     let url = database.url.strip_prefix("postgres://").unwrap();
@@ -99,7 +99,7 @@ async fn an_external_database_gets_no_admin_with_the_default_password() {
 }
 
 #[tokio::test]
-async fn an_external_database_gets_the_first_admin_with_a_chosen_password_only() {
+async fn an_external_database_without_an_admin_gets_one_with_a_chosen_password() {
     let database = TestDatabase::migrated().await;
     let dir = TempDir::new();
     let (mut process, api) = start(external_command(&dir, &database, &OWN_PASSWORD).await).await;
@@ -132,10 +132,10 @@ async fn other_machines_cannot_log_in_with_the_default_password() {
     let (mut process, _) = start(dev_command(&dir, &[])).await;
     process.signal("INT");
     process.end().await;
-    let beyond =
+    let on_all_addresses =
         |args: &[&str]| dev_command(&dir, &[&["--host", "0.0.0.0"], &OWN_PASSWORD[..], args].concat());
-    run(beyond(&[])).await.failed(1, &["default password", "admin@example.com", "--reset"]);
-    let (mut process, api) = start(beyond(&["--reset"])).await;
+    run(on_all_addresses(&[])).await.failed(1, &["default password", "admin@example.com", "--reset"]);
+    let (mut process, api) = start(on_all_addresses(&["--reset"])).await;
     assert!(api.starts_with("http://localhost:"), "{api}");
     assert_eq!(login(&api, "admin@example.com", OWN_PASSWORD[1]).await, 200);
     let host = |host: &'static str| reqwest::Client::new().get(format!("{api}/health")).header("host", host);
@@ -146,7 +146,7 @@ async fn other_machines_cannot_log_in_with_the_default_password() {
 }
 
 #[tokio::test]
-async fn an_external_admin_with_the_default_password_is_not_served_to_other_machines() {
+async fn a_database_whose_admin_has_the_default_password_is_not_served_to_other_machines() {
     let database = TestDatabase::migrated().await;
     let hash = bcrypt::hash(DEFAULT_ADMIN_PASSWORD, 4).unwrap();
     database

@@ -99,8 +99,8 @@ async fn migrate_schema_needs_only_the_migrations() {
     schema().await.failed(1, &["keyless", "primary key"]);
     assert_eq!(fs::read_to_string(&out).unwrap(), text);
 
-    // If the server cannot start, its directory is removed. Here the process cannot write to files: without the `trap`, the
-    // first write would kill it.
+    // If the temporary PostgreSQL server cannot start, its directory is removed. Here the process cannot write to files: without
+    // the `trap`, the first write would kill it.
     let temp = TempDir::new();
     let mut command = Command::new("/bin/sh");
     command

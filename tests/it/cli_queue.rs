@@ -48,7 +48,7 @@ impl TestQueue {
         self.queue.enqueue(&UrgentTask { name: name.into() }, Origin::default()).await.unwrap()
     }
 
-    /// Adds a job to the queue `urgent` that is due in an hour.
+    /// Adds a job that is due in an hour to the queue `urgent`.
     pub async fn push_scheduled(&self, name: &str) -> String {
         let hour = Duration::from_secs(3_600);
         self.queue.enqueue_in(&UrgentTask { name: name.into() }, Origin::default(), hour).await.unwrap()
@@ -241,7 +241,7 @@ async fn a_running_job_and_its_worker_are_shown() {
 }
 
 #[tokio::test]
-async fn show_prints_all_details_of_a_job() {
+async fn show_prints_the_details_of_a_job() {
     let queue = TestQueue::new().await;
     let bad = queue.push_failed("bad").await;
     let text = queue.stdout_of(&["show", &bad]).await;

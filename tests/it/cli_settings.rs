@@ -111,7 +111,7 @@ async fn invalid_and_unsafe_settings_are_reported_together() {
         "SECRET_KEY is not set",
     ];
     run(serve).await.failed(1, &reported);
-    // Values that the command-line parser refuses are reported with the others.
+    // Values that the command-line parser refuses are reported together with other invalid settings.
     let mut serve = saas(&["serve"]);
     serve
         .env("PORT", "x")
@@ -153,7 +153,7 @@ async fn old_names_of_settings_keep_working() {
 }
 
 #[tokio::test]
-async fn unencrypted_connections_cause_a_warning_at_start_and_in_doctor() {
+async fn insecure_settings_cause_warnings_at_start_and_in_doctor() {
     let database = TestDatabase::migrated().await;
     let command = async |args: &[&str]| {
         let mut command = production_command(args, &database, "p").await;
@@ -241,7 +241,7 @@ fn settings_row(name: &str, arg: &clap::Arg) -> String {
 }
 
 #[tokio::test]
-async fn settings_of_the_fastapi_template_keep_working() {
+async fn settings_of_the_fastapi_starter_keep_working() {
     let database = TestDatabase::migrated().await;
     let url = database.url.strip_prefix("postgres://").unwrap();
     let (login, rest) = url.split_once('@').unwrap();
@@ -287,7 +287,7 @@ async fn settings_are_read_from_dotenv() {
 }
 
 #[tokio::test]
-async fn a_blank_environment_variable_counts_as_unset() {
+async fn an_empty_environment_variable_counts_as_unset() {
     let database = TestDatabase::migrated().await;
     let mut command = saas(&["doctor"]);
     for name in

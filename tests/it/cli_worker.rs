@@ -169,7 +169,7 @@ async fn a_flag_turns_the_system_queue_off() {
 async fn system_jobs_that_an_earlier_release_put_into_the_default_queue_run() {
     let app = TestApp::start().await;
     let id = app.app.queue.enqueue(&Housekeeping {}, Origin::default()).await.unwrap();
-    // Moves the job to the queue of the users' jobs. Earlier releases put this job there.
+    // Moves the job to the queue `default`, into which earlier releases put it.
     let mut redis = crate::support::queue::connect(&servers().await.redis_url()).await.unwrap();
     let key = |name: &str| format!("{}:{name}", app.prefix);
     let envelope: String =

@@ -1,4 +1,4 @@
-//! Replicas whose clock differs from the clock of the database. The clock of the database decides what has expired.
+//! Processes whose clock differs from the clock of the database.
 
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ async fn assert_deletion_uses_database_clock(app: &TestApp, user: &User) {
 }
 
 #[tokio::test]
-async fn smoke_only_the_clock_of_the_database_counts() {
+async fn smoke_sessions_links_codes_and_deletions_use_the_clock_of_the_database() {
     for ahead in [-40 * DAY, -HOUR, -300, 300, 100 * DAY] {
         let app = TestApp::on(database_ahead_by(ahead).await, &[]).await;
         let user = app.user().await;

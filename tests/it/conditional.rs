@@ -17,7 +17,7 @@ const READS_WITHOUT_TAG: [&str; 6] =
     ["/health", "/health/db", "/health/live", "/health/ready", "/health/redis", "/users/admin-only"];
 
 /// Values of `If-Match` and `If-None-Match` that are no lists of entity tags.
-const MALFORMED: [&str; 8] = ["", "abc", "\"abc", "w/\"abc\"", "\"a\" \"b\"", "*, \"a\"", ",", "\"a b\""];
+const BAD_TAG_LISTS: [&str; 8] = ["", "abc", "\"abc", "w/\"abc\"", "\"a\" \"b\"", "*, \"a\"", ",", "\"a b\""];
 
 pub fn get(app: &TestApp, path: &str, user: &User) -> RequestBuilder {
     app.request(Method::GET, path).bearer_auth(&user.token)
@@ -86,7 +86,7 @@ async fn smoke_a_resource_that_the_client_knows_is_not_sent_again() {
             let answer = Answer::of(get(&app, &path, &admin).header("if-none-match", &other)).await;
             assert_eq!((answer.status.as_u16(), &answer.body), (200, &full.body), "{path} {other}");
         }
-        for malformed in MALFORMED {
+        for malformed in BAD_TAG_LISTS {
             let answer = Answer::of(get(&app, &path, &admin).header("if-none-match", malformed)).await;
             answer.is_some_problem(400, "invalid_header");
             assert!(answer.body["detail"].as_str().unwrap().contains("If-None-Match"), "{}", answer.text);
@@ -127,7 +127,7 @@ async fn the_tag_of_a_user_changes_with_every_field_that_is_shown() {
     );
 }
 
-/// Returns the request body of the n-th change.
+/// A function that returns the request body of the n-th change.
 type MakeChange = fn(usize) -> Value;
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn smoke_a_change_is_made_only_to_the_state_that_the_client_has_seen() {
                 "{if_match}"
             );
         }
-        for malformed in MALFORMED {
+        for malformed in BAD_TAG_LISTS {
             rename(malformed, "Lost").await.is_some_problem(400, "invalid_header");
         }
         let unknown = Answer::of(patch(&app, &path, &admin, &first, json!({ "name": 1 }))).await;

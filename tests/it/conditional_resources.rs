@@ -1,5 +1,5 @@
-//! Conditional requests of all resources: a change checks the condition of a request, or refuses the request. Resources
-//! and lists have entity tags.
+//! Conditional requests for members, API keys, organizations, queues and lists. An operation refuses a condition that it
+//! cannot check.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,8 +11,9 @@ use crate::{
     support::{TestApp, User, app::Answer},
 };
 
-/// Returns the paths of a member, an API key, an organization (for admins) and a queue, each with two bodies for PATCH.
-async fn changeable(app: &TestApp, admin: &User) -> Vec<(String, Value, Value)> {
+/// Creates a member, an API key, an organization and a queue. Returns the path of each, with two bodies for PATCH. The path
+/// of the organization is for admins.
+async fn changeable_resources(app: &TestApp, admin: &User) -> Vec<(String, Value, Value)> {
     let (org, member) = (create_org(app, admin).await, app.user().await);
     let insert = "INSERT INTO memberships (org_id, user_id, role) VALUES";
     app.sql(&format!("{insert} ({org}, {}, 'member')", member.id)).await;
@@ -28,10 +29,10 @@ async fn changeable(app: &TestApp, admin: &User) -> Vec<(String, Value, Value)> 
 }
 
 #[tokio::test]
-async fn every_resource_is_changed_only_in_the_state_that_the_client_has_seen() {
+async fn a_resource_is_changed_only_in_the_state_that_the_client_has_seen() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    for (path, one, other) in changeable(&app, &admin).await {
+    for (path, one, other) in changeable_resources(&app, &admin).await {
         let change = async |if_match: &str, body: &Value| {
             Answer::of(patch(&app, &path, &admin, if_match, body.clone())).await
         };
@@ -152,10 +153,10 @@ async fn a_list_that_the_client_knows_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn with_require_if_match_a_change_of_any_resource_needs_the_header() {
+async fn with_require_if_match_a_change_of_a_resource_needs_the_header() {
     let app = TestApp::with(&["--require-if-match=true"]).await;
     let admin = app.admin().await;
-    for (path, one, _) in changeable(&app, &admin).await {
+    for (path, one, _) in changeable_resources(&app, &admin).await {
         let without = app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&one);
         Answer::of(without).await.is_some_problem(428, "precondition_required");
         let tag = etag(&app, &path, &admin).await;

@@ -1,4 +1,4 @@
-//! The rules of Dockerfile and compose.yaml. `.ci/image` builds the image and runs the containers.
+//! Checks of Dockerfile, compose.yaml and create-role.sh. `.ci/image` builds the image and runs the containers.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! Errors of PostgreSQL are classified by SQLSTATE, so the language of the server's messages does not matter.
+//! Errors of PostgreSQL: their classification, retries, and connections and databases that are not used.
 
 use diesel::{QueryableByName, sql_types::Integer};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -37,7 +37,7 @@ async fn raise_error(db: &Db, code: &str) -> Error {
 }
 
 #[tokio::test]
-async fn errors_of_an_unusable_server_are_reported_as_unavailable() {
+async fn transient_errors_of_the_server_are_reported_as_unavailable() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
     for code in ["25006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "57P03", "08006"] {
         let error = raise_error(&app.app.db, code).await;

@@ -148,7 +148,7 @@ async fn no_operation_accepts_the_default_password_as_a_new_password() {
 }
 
 #[tokio::test]
-async fn set_password_replaces_only_the_password_of_an_admin() {
+async fn set_password_changes_the_passwords_of_admins_only() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for (email, words) in

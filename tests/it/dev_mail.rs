@@ -9,7 +9,7 @@ use crate::support::{TestApp, app::Answer};
 
 const LINK: &str = "https://app.example.com/verify-email#token=abc";
 
-/// An application in development mode. Its captured mails are removed with it.
+/// An application in development mode. Its captured mails are removed when this value is dropped.
 struct DevApp {
     app: TestApp,
 }
@@ -60,7 +60,7 @@ async fn smoke_captured_mails_are_listed_newest_first() {
 }
 
 #[tokio::test]
-async fn both_versions_of_a_mail_are_shown_and_no_script_runs() {
+async fn the_text_and_the_html_of_a_mail_are_shown_and_no_script_runs() {
     let dev = DevApp::start().await;
     let html = "<h1 title=\"Hi\">Hi & bye</h1><script>alert(1)</script>";
     dev.capture("mail-1", "Both", &format!("Open {LINK}.\n<i>Bye</i>"), Some(html)).await;

@@ -1,5 +1,4 @@
-//! The log during development. It has the reason of each refused request. At the level `debug`, it also has the SQL
-//! statements and the jobs that had nothing to do. It has no lines for periodic requests that succeed.
+//! The log of `saas dev`, and the log of a worker at the level `debug`.
 
 use reqwest::Method;
 use saas::{jobs::RelayOutbox, queue::Origin};
@@ -15,7 +14,7 @@ fn request_id(response: &reqwest::Response) -> String {
 }
 
 #[tokio::test]
-async fn a_refused_request_logs_its_reason_and_a_reloading_page_logs_nothing() {
+async fn dev_logs_the_reason_of_a_refusal_and_no_successful_periodic_requests() {
     let dir = TempDir::new();
     let mut command = saas(&["dev", "--port", "0", "--bcrypt-cost", "4"]);
     command.current_dir(dir.path());

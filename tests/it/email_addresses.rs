@@ -1,4 +1,4 @@
-//! All spellings of an email address belong to one account.
+//! Email addresses: spellings that belong to one account, and addresses that are invalid.
 
 use saas::services::housekeeping;
 use serde_json::{Value, json};
@@ -26,8 +26,7 @@ const SPELLINGS: [&str; 9] = [
 const STORED_ADDRESS: &str = "ada@bücher.example";
 const MAILED_ADDRESS: &str = "ada@xn--bcher-kva.example";
 
-/// Addresses that are invalid. The tested operations, except the login, report them as invalid.
-const REFUSED: [&str; 9] = [
+const INVALID_ADDRESSES: [&str; 9] = [
     "a@[127.0.0.1]",
     "a@127.0.0.1",
     "a@1.2",
@@ -81,7 +80,7 @@ async fn smoke_all_spellings_of_an_address_belong_to_one_account() {
 }
 
 #[tokio::test]
-async fn an_ascii_address_stays_as_it_was_registered() {
+async fn an_ascii_address_is_stored_in_ascii_and_lower_case() {
     let app = TestApp::start().await;
     for (typed, stored) in [
         (" Ada.Lovelace+X@Example.COM ", "ada.lovelace+x@example.com"),
@@ -142,11 +141,11 @@ async fn an_address_that_is_registered_meanwhile_cannot_be_confirmed() {
 }
 
 #[tokio::test]
-async fn an_invalid_address_is_refused_everywhere() {
+async fn invalid_addresses_are_refused() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let invalid = fields(&[("body.email", "value_error")]);
-    for refused in REFUSED {
+    for refused in INVALID_ADDRESSES {
         for (path, who) in
             [("/auth/register", None), ("/users/me/email", Some(&user)), ("/auth/forgot-password", None)]
         {
@@ -229,7 +228,7 @@ async fn accounts_of_one_address_are_kept_and_reported() {
     assert_eq!(column(&app.database, keys).await, ["eve@example.com", "", "bob@xn--bcher-kva.example"]);
 }
 
-/// An earlier release, or plain SQL, changes an address without its key (`email_key`).
+/// An earlier release, or plain SQL, may change an address without its key (`email_key`).
 #[tokio::test]
 async fn an_address_that_was_changed_without_its_key_loses_the_key() {
     let app = TestApp::start().await;

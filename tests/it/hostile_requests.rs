@@ -1,4 +1,4 @@
-//! Random requests over TCP: each response is well-formed, and each refusal is a problem document.
+//! Random requests over TCP. Each response must be well-formed, with a status below 500.
 
 use proptest::{
     collection::vec,
@@ -135,13 +135,13 @@ fn header_value() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// A response. Parsing it panics unless it is well-formed.
-struct Parsed<'a> {
+struct ParsedResponse<'a> {
     status: u16,
     headers: Vec<(&'a str, &'a str)>,
     body: &'a [u8],
 }
 
-impl<'a> Parsed<'a> {
+impl<'a> ParsedResponse<'a> {
     /// Parses the response at the beginning of `bytes`. A response to HEAD has no body. Returns the response and the
     /// bytes after it.
     fn read(bytes: &'a [u8], is_head: bool) -> (Self, &'a [u8]) {
@@ -177,7 +177,7 @@ impl<'a> Parsed<'a> {
         value
     }
 
-    fn check(&self, is_head: bool) {
+    fn assert_valid(&self, is_head: bool) {
         let Self { status, .. } = self;
         assert!((100..500).contains(status), "{status}: {:?}", String::from_utf8_lossy(self.body));
         if *status >= 200 {
@@ -196,7 +196,7 @@ impl<'a> Parsed<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_response_is_well_formed_and_no_request_is_an_internal_error() {
+async fn each_response_is_well_formed_and_no_request_causes_an_internal_error() {
     let app = TestApp::start().await;
     let address = app.url.strip_prefix("http://").unwrap();
     let user = app.user().await;
@@ -226,8 +226,8 @@ async fn each_response_is_well_formed_and_no_request_is_an_internal_error() {
             let is_head = request.starts_with(b"HEAD ");
             let mut rest = &received[..];
             while !rest.is_empty() {
-                let (response, after) = Parsed::read(rest, is_head);
-                response.check(is_head);
+                let (response, after) = ParsedResponse::read(rest, is_head);
+                response.assert_valid(is_head);
                 rest = after;
             }
         });

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::http_limits::{GET_ROOT, NO_TIMEOUT, Server, read_response, read_until_closed};
 
-/// Starts a server that accepts two connections. The time limits for its clients are longer than any test.
+/// Starts a server that holds two connections at most. The time limits for its clients are longer than any test.
 fn start_with_two_connections(endpoint: impl Endpoint<Output = Response> + 'static) -> Server {
     let (head, idle, write) = (NO_TIMEOUT, NO_TIMEOUT, NO_TIMEOUT);
     let limits =
@@ -43,7 +43,7 @@ async fn smoke_a_client_that_holds_all_connections_does_not_block_others() {
                 read_response(holder).await;
             }
         }
-        // More clients than the limit, so the clients also replace each other.
+        // More clients than the limit, so later clients also take the connections of earlier ones.
         let mut others = Vec::new();
         for _ in 0..4 {
             let mut other = server.send(GET_ROOT).await;

@@ -227,7 +227,7 @@ async fn smoke_a_request_that_has_reached_the_port_is_answered_before_shutdown()
         (begun.load(Ordering::SeqCst) == 1).then_some(())
     })
     .await;
-    // The test does not await anything until it has stopped the server, so the server cannot accept this connection before.
+    // The test does not await anything between here and `stop`, so the server accepts this connection only after `stop`.
     let in_backlog = std::net::TcpStream::connect(server.address).unwrap();
     std::io::Write::write_all(&mut &in_backlog, GET_ROOT).unwrap();
     server.stop();

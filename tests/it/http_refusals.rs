@@ -1,4 +1,4 @@
-//! Requests that the HTTP library refuses, and requests that are refused without reading their body.
+//! Requests that the HTTP library refuses, and the connections of refused requests.
 
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, net::TcpStream};

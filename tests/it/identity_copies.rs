@@ -14,7 +14,7 @@ use crate::support::{
     servers::TestDatabase,
 };
 
-/// Longer than any test, so that no copy expires. In these tests, only changes by the process itself discard copies.
+/// Longer than any test, so that no copy expires.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
 
 async fn read_role(app: &TestApp, user: &User) -> Result<String, u16> {
@@ -35,7 +35,7 @@ async fn send_change(app: &TestApp, method: Method, path: &str, user: &User, bod
 }
 
 #[tokio::test]
-async fn smoke_a_copy_is_used_until_it_expires() {
+async fn smoke_a_cached_copy_is_used_unless_its_lifetime_is_zero() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let user = app.user().await;
     assert_eq!(read_role(&app, &user).await.unwrap(), "user");
@@ -53,13 +53,13 @@ async fn smoke_a_copy_is_used_until_it_expires() {
 async fn a_change_is_effective_at_once_in_its_own_process() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let admin = app.admin().await;
-    let cached = async || {
+    let cached_user = async || {
         let user = app.user().await;
         assert_eq!(read_role(&app, &user).await.unwrap(), "user");
         user
     };
 
-    let user = cached().await;
+    let user = cached_user().await;
     let path = format!("/users/{}", user.id);
     send_change(&app, Method::PATCH, &path, &admin, Some(json!({ "role": "admin" }))).await;
     assert_eq!(read_role(&app, &user).await, Err(401), "a new admin has to sign in again");
@@ -68,25 +68,25 @@ async fn a_change_is_effective_at_once_in_its_own_process() {
     send_change(&app, Method::PATCH, &path, &admin, Some(json!({ "is_active": false }))).await;
     assert_eq!(read_role(&app, &user).await, Err(403));
 
-    let user = cached().await;
+    let user = cached_user().await;
     send_change(&app, Method::PATCH, "/users/me", &user, Some(json!({ "full_name": "Ada" }))).await;
     assert_eq!(app.get("/users/me", Some(&user)).await.body["full_name"], "Ada");
 
     for (method, path) in [(Method::POST, "/auth/logout"), (Method::POST, "/auth/logout-all")] {
-        let user = cached().await;
+        let user = cached_user().await;
         send_change(&app, method, path, &user, None).await;
         assert_eq!(read_role(&app, &user).await, Err(401), "{path}");
     }
 
-    let user = cached().await;
+    let user = cached_user().await;
     send_change(&app, Method::DELETE, &format!("/users/{}", user.id), &admin, None).await;
     assert_eq!(read_role(&app, &user).await, Err(401));
 
-    let user = cached().await;
+    let user = cached_user().await;
     send_change(&app, Method::DELETE, "/users/me", &user, Some(json!({ "password": PASSWORD }))).await;
     assert_eq!(read_role(&app, &user).await, Err(401));
 
-    let user = cached().await;
+    let user = cached_user().await;
     let other = app.login(&user.email, PASSWORD).await.body["access_token"].as_str().unwrap().to_owned();
     let other = User { token: other, ..user.clone() };
     assert_eq!(read_role(&app, &other).await.unwrap(), "user");
@@ -95,7 +95,7 @@ async fn a_change_is_effective_at_once_in_its_own_process() {
     assert_eq!((read_role(&app, &user).await, read_role(&app, &other).await), (Ok("user".into()), Err(401)));
 }
 
-/// Caches the user at `there`, and sets another password at `here`. Returns the password.
+/// Caches the user at `there`, and sets another password at `here`. Returns the new password.
 async fn set_password(here: &TestApp, there: &TestApp, user: &User, old: &str) -> String {
     read_role(there, user).await.unwrap();
     let new = format!("{old}!");
@@ -105,7 +105,7 @@ async fn set_password(here: &TestApp, there: &TestApp, user: &User, old: &str) -
 }
 
 #[tokio::test]
-async fn a_password_from_another_process_confirms_a_change_in_spite_of_a_stale_copy() {
+async fn a_password_set_by_another_process_confirms_a_change_in_spite_of_a_stale_copy() {
     let database = Arc::new(TestDatabase::migrated().await);
     let here = TestApp::on(database.clone(), &[LONG_CACHE]).await;
     let there = TestApp::on(database, &[LONG_CACHE]).await;
@@ -153,7 +153,7 @@ async fn a_lost_response_to_commit_discards_the_copies() {
 }
 
 #[tokio::test]
-async fn a_demoted_admin_with_a_stale_copy_is_refused() {
+async fn a_demoted_admin_with_a_stale_copy_cannot_change_users() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let admin = app.admin().await;
     assert_eq!(app.get("/users", Some(&admin)).await.status, 200);

@@ -1,5 +1,5 @@
-//! Idle connections that a server, a pooler or a firewall closes. This is not an error: it is logged only at the level
-//! `debug`, and no request or job fails.
+//! Idle connections that a server, a pooler or a firewall closes. The product reconnects without a warning, and no request
+//! or job fails.
 
 use reqwest::Method;
 
@@ -12,8 +12,8 @@ use crate::support::{
     servers::servers,
 };
 
-/// The number of Redis connections of an idle worker: one each for heartbeats, the scheduler, settling, fetching, and
-/// the notifier of its queues.
+/// The number of Redis connections of an idle worker: one for heartbeats, one for the scheduler, one to fetch and settle jobs,
+/// one to wait for jobs of the system queue, and one to wait for jobs of the other queues.
 const WORKER_CONNECTIONS: usize = 5;
 
 /// Returns the logged warnings and errors about connections.

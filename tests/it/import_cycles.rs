@@ -2,8 +2,8 @@
 //!
 //! The test finds imports by these rules:
 //! - A path is in a `use`, or in the code after `crate::`, `super::`, an imported module or a child module.
-//!   The importing file depends on the file that defines the first name of the path that is not a module. A re-exported
-//!   name depends on the file that defines it, so `use super::Job` in a child of `queue` depends on `queue/job.rs`.
+//!   The importing file depends on the file that defines the first name of the path that is not a module. For a
+//!   re-exported name, this is the file of the definition: `use super::Job` in a child of `queue` depends on `queue/job.rs`.
 //! - A re-export (`pub use`) is not a dependency. The import of a module is not a dependency, only the use of its names.
 //! - A file may use names that the `mod.rs` of its own folder or of a parent folder defines. All other imports must be
 //!   acyclic, also between folders.

@@ -35,7 +35,7 @@ async fn find_emails(app: &TestApp, admin: &User, search: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_search_ignores_case_in_every_locale() {
+async fn searches_and_logins_ignore_case_in_different_locales() {
     for locale in LOCALES {
         let database = TestDatabase::create(&format!("TEMPLATE template0 ENCODING 'UTF8' {locale}")).await;
         migrations::up(&database.settings()).await.unwrap();
