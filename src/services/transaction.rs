@@ -59,7 +59,7 @@ pub(super) async fn change_after<T>(
 }
 
 /// Makes a change without a signed-in caller, such as a login, a registration or the action of a link in a mail. The test
-/// `tree::changes_without_an_actor_are_known` lists the modules that may call this function.
+/// `tree::only_listed_files_make_changes_without_an_actor` lists the modules that may call this function.
 ///
 /// # Errors
 /// As [`change`], without those about the actor.

@@ -1,4 +1,4 @@
-//! Sending mails over SMTP, and capturing them.
+//! Sending mails over SMTP, and writing them to files instead.
 
 use std::{os::unix::fs::PermissionsExt, path::Path};
 
@@ -36,7 +36,7 @@ async fn smoke_a_mail_reaches_the_smtp_server() {
 }
 
 #[tokio::test]
-async fn a_mail_with_html_has_both_versions() {
+async fn a_mail_with_html_also_has_a_plain_text_version() {
     let smtp = SmtpServer::start().await;
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
     let (text, html) = ("Schöne Grüße\nBob", "<!doctype html>\n<p class=\"big\">Schöne Grüße</p>");

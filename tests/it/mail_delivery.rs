@@ -73,7 +73,7 @@ async fn only_permanent_refusals_of_the_mail_itself_are_final() {
 }
 
 #[tokio::test]
-async fn an_error_has_the_reply_codes_and_no_text_of_the_mail() {
+async fn an_error_about_a_refusal_has_the_codes_and_not_the_text_of_the_reply() {
     let smtp = SmtpServer::replying(".", "554 5.7.1 Spam: https://app.example.com#token=secret").await;
     let refused = send(&smtp.url, "bob@example.com").await.unwrap_err();
     let text = chain(&refused);

@@ -167,7 +167,7 @@ async fn a_migration_error_names_a_table_of_another_role() {
     }
 }
 
-/// `saas doctor` rehearses the migrations of an empty database. It reports any problem, and changes nothing.
+/// `saas doctor` applies the migrations to an empty database in a transaction, and rolls the transaction back.
 #[tokio::test]
 async fn doctor_does_not_recommend_a_migration_that_would_fail() {
     let database = TestDatabase::empty().await;

@@ -15,7 +15,7 @@ use crate::{
 
 const JSON: &str = "application/json";
 
-/// Calls `visit` with each object of the document that can be a schema.
+/// Calls `visit` with each object in `node`, except examples and default values, which are not schemas.
 fn visit_schemas(node: &Value, visit: &mut dyn FnMut(&Value)) {
     match node {
         Value::Object(fields) => {

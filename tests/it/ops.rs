@@ -1,5 +1,6 @@
-//! The files in `ops/` and the commands in `docs/deployment.md` match the product: its commands, settings, paths and
-//! time limits. `scripts/check-ops` checks their syntax.
+//! The Kubernetes manifest, the systemd units and the proxy configurations in `ops/`, and the guide `docs/deployment.md`,
+//! match the commands, settings, API paths and time limits of the product. `scripts/check-ops` checks the syntax of these
+//! files in `ops/`.
 
 use std::{collections::BTreeMap, fs, path::Path};
 

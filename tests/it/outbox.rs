@@ -69,7 +69,7 @@ async fn send_without_relay(app: &TestApp, message: &OutboxMessage) {
     app.app.db.transaction(write).await.unwrap();
 }
 
-/// Returns the recipients of all sent mails, sorted.
+/// Sends the waiting mails, and returns the recipients of all mails, sorted.
 async fn list_recipients(app: &TestApp) -> Vec<String> {
     let mut to: Vec<_> = app.mails().await.into_iter().map(|mail| mail.to).collect();
     to.sort();
@@ -219,8 +219,8 @@ async fn a_message_of_an_unknown_kind_waits_and_does_not_block_others() {
     assert_eq!(list_waiting_kinds(&app).await, ["unknown"; 150]);
 }
 
-/// Returns a statement that inserts `count` messages of an unknown kind. `id` and `created_at` are SQL expressions of the
-/// number `n` of the message.
+/// Returns a statement that inserts `count` messages of an unknown kind. `id` and `created_at` are SQL expressions, which
+/// may contain `n`, the number of the message.
 fn unknown_messages(id: &str, created_at: &str, count: u32) -> String {
     let envelope = r#"{"v":1,"task":"send_email_message","queue":"system","ttl":0,"at":0,"payload":{"message":{"kind":"unknown"}}}"#;
     format!(

@@ -33,7 +33,7 @@ async fn sign_up(app: &TestApp) -> User {
     User::signed_in(made.body["id"].as_i64().unwrap(), &email, &app.login(&email, PASSWORD).await)
 }
 
-async fn me(app: &TestApp, user: &User) -> u16 {
+async fn status_of_me(app: &TestApp, user: &User) -> u16 {
     app.get("/users/me", Some(user)).await.status.as_u16()
 }
 
@@ -44,7 +44,7 @@ async fn fill_pool(app: &TestApp) {
     }
 }
 
-/// Prints a row of the table in docs/scaling.md.
+/// Prints a measured row for the table in docs/scaling.md.
 fn print_row(fault: &str, outage: &str, lost: usize) {
     println!("| {fault} | {outage} | {lost} |");
 }
@@ -60,20 +60,20 @@ async fn a_killed_primary_is_replaced_by_the_promoted_standby() {
 
     pair.primary.kill().await;
     // The standby accepts connections, but no writes. So the application does not use it, not even for reads.
-    assert_eq!((me(&app, &user).await, me(&app, &revoked).await), (503, 503));
+    assert_eq!((status_of_me(&app, &user).await, status_of_me(&app, &revoked).await), (503, 503));
     assert_eq!(app.get("/health/ready", None).await.status, 503);
     app.login(&user.email, PASSWORD).await.is_some_problem(503, "unavailable");
 
     pair.promote().await;
     let promoted = Instant::now();
     eventually("requests succeed again", || async {
-        let status = me(&app, &revoked).await;
+        let status = status_of_me(&app, &revoked).await;
         assert!([401, 503].contains(&status), "a revoked session is honored: {status}");
-        (me(&app, &user).await == 200).then_some(())
+        (status_of_me(&app, &user).await == 200).then_some(())
     })
     .await;
     let outage = format!("until {:.1} s after the promotion", promoted.elapsed().as_secs_f64());
-    assert_eq!(me(&app, &revoked).await, 401);
+    assert_eq!(status_of_me(&app, &revoked).await, 401);
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
     assert_eq!(app.get("/health/ready", None).await.status, 200);
     let found = column_at(&pair.standby.url(), "SELECT id FROM users").await.unwrap();
@@ -96,7 +96,7 @@ async fn a_frozen_primary_fails_few_requests_after_the_standby_is_promoted() {
     // Only the first requests fail: fewer than half of the number of pooled connections.
     let mut failed = 0;
     loop {
-        let status = me(&app, &user).await;
+        let status = status_of_me(&app, &user).await;
         if status == 200 {
             break;
         }
@@ -159,7 +159,7 @@ async fn a_standby_is_refused_and_left_as_soon_as_the_primary_can_be_reached() {
     })
     .await;
     for app in [&strict, &lenient] {
-        assert_eq!(me(app, &user).await, 200);
+        assert_eq!(status_of_me(app, &user).await, 200);
         assert_eq!(app.get("/health/ready", None).await.status, 200);
     }
     print_row("name of the server led to the standby, then to the primary", "1 request of each process", 0);

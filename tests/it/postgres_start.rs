@@ -34,13 +34,13 @@ impl Role {
         Self { url: format!("postgres://{name}:x@{place}"), name }
     }
 
-    async fn limit(&self, limit: u32) {
+    async fn set_connection_limit(&self, limit: u32) {
         servers().await.sql(&format!("ALTER ROLE {} CONNECTION LIMIT {limit}", self.name)).await;
     }
 }
 
 #[tokio::test]
-async fn a_process_waits_at_start_for_a_server_that_is_away() {
+async fn a_process_waits_at_start_for_an_unreachable_server() {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&database.url).await;
     for (args, started) in PROCESSES {
@@ -92,7 +92,7 @@ async fn a_connection_that_ends_during_the_checks_at_start_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_process_waits_at_start_for_a_free_connection_but_not_for_a_password() {
+async fn a_process_waits_at_start_for_a_free_connection_and_fails_with_a_wrong_password() {
     let database = TestDatabase::migrated().await;
     let role = Role::create(&database, 0).await;
     let with_url = async |args: &[&str], url: &str| {
@@ -109,7 +109,7 @@ async fn a_process_waits_at_start_for_a_free_connection_but_not_for_a_password()
     }
     let full = ["too many connections", "raise max_connections"];
     run(with_url(&["migrate", "status"], &role.url).await).await.failed(1, &full);
-    role.limit(30).await;
+    role.set_connection_limit(30).await;
     for (process, started) in &mut waiting {
         process.wait_for_output(started).await;
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::support::{TestApp, User, app::PASSWORD, eventually, records::column, servers::TestDatabase};
 
-/// The number of rows that the tests insert into each table that they fill, except organizations and memberships.
+/// The number of users that a test inserts. Most of the other tables that the test fills get about as many rows.
 const ROWS: u32 = 20_000;
 /// A table with more rows counts as large. PostgreSQL may scan a smaller table, because that is faster than an index.
 const LARGE_TABLE_ROWS: u32 = 10_000;
@@ -55,7 +55,7 @@ async fn insert_rows(app: &TestApp) {
              JOIN (SELECT *, row_number() OVER () AS number FROM memberships) o ON o.number = n % 200 + 1"
     );
     app.sql(&sql).await;
-    // Does the work of autovacuum, which test servers do not run. It also moves pending entries into the
+    // Does the work of autovacuum, which test servers do not run. VACUUM also moves pending entries into the
     // search index.
     app.sql("VACUUM ANALYZE").await;
 }
@@ -199,7 +199,7 @@ async fn no_query_scans_a_large_table() {
     assert!(scanned.is_empty(), "{scanned:?}");
 }
 
-/// Stops the application. Returns the tables that were scanned since the statistics of PostgreSQL were reset.
+/// Stops the application. Returns the tables that were read by a sequential scan since `pg_stat_reset`.
 async fn stop_and_list_scanned_tables(app: TestApp) -> Vec<String> {
     let database = app.database.clone();
     drop(app);
@@ -212,8 +212,8 @@ async fn stop_and_list_scanned_tables(app: TestApp) -> Vec<String> {
     column(&database, "SELECT relname FROM pg_stat_user_tables WHERE seq_scan > 0 ORDER BY relname").await
 }
 
-/// The migration of a large database creates a personal organization for each user. The planner has no statistics of them until
-/// autovacuum has run.
+/// The migration of a large database creates a personal organization for each user. The planner has no statistics of these
+/// organizations until autovacuum has run.
 #[tokio::test]
 async fn an_identity_is_read_by_indexes_before_new_tables_have_statistics() {
     let app = TestApp::start().await;
@@ -232,8 +232,8 @@ async fn an_identity_is_read_by_indexes_before_new_tables_have_statistics() {
     assert!(scanned.iter().all(|table| table != "organizations" && table != "memberships"), "{scanned:?}");
 }
 
-/// Checks the plans of queries of the table `users`: of the list with its search, filters, sort orders and pages, of the
-/// login, and of housekeeping. Does not check the query that counts the total of the list.
+/// Checks the plans of queries of the user list, the login and housekeeping, but not of the query that counts the users of
+/// the list.
 #[tokio::test]
 async fn queries_of_users_use_indexes() {
     let app = TestApp::start().await;

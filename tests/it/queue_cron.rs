@@ -119,7 +119,7 @@ async fn a_due_time_that_the_schedule_does_not_have_is_replaced_without_a_run() 
     queue.redis::<u32>(&["HSET", "{}:cron", DIGEST, &(due + year).to_string()]).await;
     queue.tick().await;
     assert_eq!(queue.due_at(DIGEST).await, due);
-    // The clock was ahead for one run, which has happened.
+    // A due time that is a later run of the schedule stays.
     let zone: chrono_tz::Tz = "Europe/Berlin".parse().unwrap();
     let next = chrono::DateTime::from_timestamp_millis(due).unwrap().with_timezone(&zone).naive_local();
     let second = (next + chrono::Days::new(7)).and_local_timezone(zone).unwrap().timestamp_millis();
@@ -130,7 +130,7 @@ async fn a_due_time_that_the_schedule_does_not_have_is_replaced_without_a_run() 
 }
 
 #[tokio::test]
-async fn an_obsolete_schedule_is_deleted() {
+async fn an_unknown_schedule_is_deleted_an_hour_after_its_due_time() {
     let queue = TestQueue::new().await;
     queue.set_due_ago("digest|0 4 * * *|UTC", Duration::from_secs(3_000)).await;
     queue.set_due_ago("gone|0 4 * * *|UTC", Duration::from_secs(4_000)).await;

@@ -93,7 +93,7 @@ async fn extreme_result_ttls_do_not_affect_other_jobs_of_a_batch() {
 }
 
 #[tokio::test]
-async fn a_push_wakes_idle_workers() {
+async fn a_push_leaves_a_wake_up_for_an_idle_worker() {
     let queue = TestQueue::new().await;
     queue.push("one", Behavior::Succeed).await;
     assert_eq!(queue.redis::<u32>(&["ZCARD", "{}:wake:default"]).await, 1);
@@ -135,7 +135,7 @@ async fn record_buckets_that_are_not_listed_are_listed_again_and_expire() {
 }
 
 #[tokio::test]
-async fn a_canceled_job_that_is_released_does_not_run_again() {
+async fn a_job_that_is_released_before_its_stop_signal_arrives_can_be_canceled() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
     // Simulates a job that was signaled to stop, and that its worker released before the signal arrived.

@@ -230,7 +230,7 @@ async fn a_rate_limit_holds_jobs_back() {
 }
 
 #[tokio::test]
-async fn weighted_queues_share_a_worker() {
+async fn a_worker_runs_the_jobs_of_weighted_queues_in_proportion() {
     let queue = TestQueue::new().await;
     let named = |kind: &str| (0..1_000).map(|n| format!("{kind} {n}")).collect::<Vec<_>>();
     let urgent: Vec<_> = named("urgent").into_iter().map(|name| UrgentTask { name }).collect();

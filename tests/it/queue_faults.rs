@@ -59,7 +59,7 @@ async fn a_fetch_with_a_lost_answer_loses_no_job() {
 }
 
 #[tokio::test]
-async fn a_fetch_that_arrives_after_its_release_gets_nothing() {
+async fn a_fetch_that_arrives_after_its_jobs_were_released_gets_nothing() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
     queue.redis::<redis::Value>(&["SET", "{}:void:late", "1"]).await;

@@ -71,7 +71,7 @@ async fn a_full_redis_accepts_jobs_again_when_the_queue_is_drained() {
 
 /// A worker whose Redis user may not run INFO learns from a refused command that Redis is full.
 #[tokio::test]
-async fn a_full_redis_frees_the_states_of_ended_jobs_if_nothing_else_is_left() {
+async fn while_redis_is_full_states_of_ended_jobs_are_deleted_if_no_results_are_left() {
     for may_run_info in [true, false] {
         let redis = OwnRedis::start(&[]).await;
         let queue = redis.queue();

@@ -22,8 +22,8 @@ async fn take(old: &TestQueue) -> Batch {
     old.script("move_out", &["jobs", "m", "", "30000", ""]).await
 }
 
-/// Adds a batch to a queue. Returns the numbers of the jobs and of the ended jobs that were added, now or by an earlier call
-/// with the same batch.
+/// Adds a batch to a queue. Returns the number of jobs and the number of ended jobs that this call, or an earlier call with
+/// the same batch, has added.
 async fn add(new: &TestQueue, (id, number, records, _): &Batch) -> (u64, u64) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();

@@ -163,7 +163,7 @@ async fn no_job_is_lost_when_workers_are_killed() {
     let mut fleet = Fleet::new(3, 100).await;
     let ids = fleet.enqueue(0..jobs, 20).await;
     for kill in 0..kills {
-        // Waits until more jobs have started, so that the victim runs jobs when it is killed.
+        // Spreads the kills over the whole run.
         let begun = kill * jobs / (kills + 1);
         eventually("some jobs have started", || async { (fleet.ran().len() >= begun).then_some(()) }).await;
         let victim = kill % fleet.workers.len();

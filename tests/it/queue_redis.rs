@@ -67,8 +67,8 @@ async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_always() {
     kill_redis_under_load("always").await;
 }
 
-/// Redis calls write() before it responds, except while an fsync runs, which is short in memory. The test kills the process,
-/// not the machine, so the kernel keeps the written bytes.
+/// The test kills the process, not the machine, so the kernel keeps the bytes that Redis has written. [`OwnRedis::start`] says
+/// why Redis writes each command before it responds.
 #[tokio::test]
 async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_everysec() {
     kill_redis_under_load("everysec").await;

@@ -86,7 +86,7 @@ async fn an_accepted_job_is_on_the_replica() {
     for id in [&ids[0], &ids[599]] {
         assert!(pair.replica_has(id).await);
     }
-    // Concurrent callers share one wait for the replica.
+    // Concurrent callers may share one wait for the replica.
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..50 {
         let client = client.clone();

@@ -105,7 +105,7 @@ async fn a_job_is_picked_up_at_once_after_the_slots_were_full() {
 }
 
 #[tokio::test]
-async fn a_burst_runs_the_reserved_queue_beside_long_jobs() {
+async fn a_burst_worker_runs_the_reserved_queue_beside_long_jobs() {
     let queue = TestQueue::new().await;
     let id = queue.push("long", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
@@ -120,7 +120,7 @@ async fn a_burst_runs_the_reserved_queue_beside_long_jobs() {
 }
 
 #[tokio::test]
-async fn workers_list_the_reserved_queue() {
+async fn the_list_of_workers_names_the_reserved_queue() {
     let queue = TestQueue::new().await;
     let stop = CancellationToken::new();
     let options = Options { reserved: reserved(1), ..steady(2) };

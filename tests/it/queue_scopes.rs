@@ -38,7 +38,7 @@ impl TestQueue {
         (job.owner, job.scope)
     }
 
-    /// Returns the origins of the jobs that workers have asked about since the last call of this function.
+    /// Returns the origins that were added to `Log::asked` since the last call of this function.
     fn take_asked(&self) -> Vec<Origin> {
         std::mem::take(&mut *self.log.asked.lock().unwrap())
     }

@@ -20,13 +20,13 @@ use crate::{
     },
 };
 
-const ON: &str = "--rate-limits=true";
+const RATE_LIMITS_ON: &str = "--rate-limits=true";
 const CLASSES: [Class; 4] = [Class::Auth, Class::Read, Class::Write, Class::Enqueue];
 const ADDRESS: &str = "203.0.113.7";
 
 /// Starts an application behind a proxy, with rate limits and a stopped clock.
 async fn start_limited(flags: &[&str]) -> TestApp {
-    let app = TestApp::with(&[&[ON, "--trusted-proxies=1"][..], flags].concat()).await;
+    let app = TestApp::with(&[&[RATE_LIMITS_ON, "--trusted-proxies=1"][..], flags].concat()).await;
     set_clock(&app.app.rate_limits, 1);
     app
 }
@@ -229,7 +229,7 @@ async fn replicas_share_a_limit_through_redis() {
     let database = Arc::new(TestDatabase::migrated().await);
     let prefix = format!("l{}", unique());
     let prefix_flag = format!("--redis-key-prefix={prefix}");
-    let flags = [ON, "--rate-limit-read-per-minute=2", prefix_flag.as_str()];
+    let flags = [RATE_LIMITS_ON, "--rate-limit-read-per-minute=2", prefix_flag.as_str()];
     let (here, there) = (TestApp::on(database.clone(), &flags).await, TestApp::on(database, &flags).await);
     set_clock(&here.app.rate_limits, 1);
     set_clock(&there.app.rate_limits, 1);
@@ -340,7 +340,7 @@ async fn rate_limits_are_on_by_default_and_a_refusal_is_logged_once_a_minute() {
     }
     assert_eq!(statuses, [401, 429, 429, 429]);
 
-    // The process settles periodically.
+    // The process reports its requests to Redis in the background.
     let redis_url = servers().await.redis_url();
     eventually("the use is in Redis", || async {
         let mut conn = connect(&redis_url).await.ok()?;

@@ -198,7 +198,7 @@ async fn a_server_that_stores_nothing_is_refused_with_the_fix() {
         let doctor = run(doctor).await;
         let line = doctor.stdout.lines().find(|line| line.starts_with("FAIL") && line.contains(problem));
         assert!(doctor.code == Some(1) && line.is_some(), "{url}: {}", doctor.stdout);
-        // The worker waits for a replica, because it may be promoted. Other problems are permanent.
+        // The worker retries if the server is a replica, because the replica may be promoted.
         if is_permanent {
             let mut worker = production_command(&["worker", "--burst"], &database, prefix).await;
             worker.env("REDIS_URL", url);

@@ -1,4 +1,4 @@
-//! Measurements of failovers of Redis under load. The test prints a row of the table in docs/scaling.md for each kind of
+//! Measurements of failovers of Redis under load, for the table in docs/scaling.md. The test prints a row for each kind of
 //! failover.
 
 use std::{
@@ -74,8 +74,8 @@ impl Load {
     }
 }
 
-/// Runs a worker and enqueues jobs during `failover`, in which `promoted` replaces `old` as the primary. Asserts that all
-/// jobs that were replicated before the failover run, and the last [`JOBS_BEFORE`] jobs that were accepted.
+/// Runs a worker and enqueues jobs during `failover`, in which `promoted` replaces `old` as the primary. Asserts that the
+/// jobs that were replicated before the failover have run, and also the last [`JOBS_BEFORE`] accepted jobs.
 async fn measure(
     name: &str,
     queue: &TestQueue,

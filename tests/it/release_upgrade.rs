@@ -34,7 +34,7 @@ fn output_of(program: &str, args: &[&str], dir: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Returns the binary of the first release. Builds it, which takes minutes, unless an earlier run has done so.
+/// Returns the path of the binary of the first release: `OLD_SAAS`, or a binary that is built if no earlier run has built it.
 fn first_release() -> PathBuf {
     if let Some(path) = std::env::var_os("OLD_SAAS").filter(|path| !path.is_empty()) {
         return path.into();

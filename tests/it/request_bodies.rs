@@ -139,8 +139,8 @@ async fn the_size_of_an_error_response_is_limited() {
         let request = app.request(Method::POST, path).header("content-type", "application/json");
         Answer::of(request.bearer_auth(&user.token).body(body))
     };
-    let reported = unknown_fields(930_098, |n| format!("{n:x}"));
-    post("/auth/forgot-password", reported).await.is_some_problem(413, "too_large");
+    let too_large = unknown_fields(930_098, |n| format!("{n:x}"));
+    post("/auth/forgot-password", too_large).await.is_some_problem(413, "too_large");
 
     let bodies = [
         unknown_fields(limit, |n| format!("{n:x}")),

@@ -1,8 +1,8 @@
 //! Checks the API against its document with schemathesis, which generates requests from the document: as an anonymous
 //! caller, as a user and as an admin.
 //!
-//! `./scripts/test --full schemathesis` runs only these tests. They need Python 3 with venv, and download
-//! `tests/schemathesis/requirements.txt` into the build directory. A run prints its seed;
+//! `./scripts/test --full schemathesis` runs only these tests. They need Python 3 with venv, and install the packages of
+//! `tests/schemathesis/requirements.txt` in the build directory. A run prints its seed;
 //! `SCHEMATHESIS_SEED=7 ./scripts/test --full schemathesis` runs with another one. `SCHEMATHESIS_EXAMPLES` is the number of
 //! random requests to each operation. The accepted failures are in `tests/schemathesis/exceptions.py`, each with its reason.
 
@@ -39,7 +39,7 @@ fn folder() -> PathBuf {
 /// Returns the output of a program.
 ///
 /// # Panics
-/// With the output of the program if the program fails, or if it does not end within [`RUN_TIMEOUT`].
+/// If the program fails, with its output; or if it does not end within [`RUN_TIMEOUT`].
 async fn output(command: &mut Command, problem: &str) -> String {
     let output = command.kill_on_drop(true).output();
     let output = tokio::time::timeout(RUN_TIMEOUT, output).await.expect("the program does not end");

@@ -82,7 +82,7 @@ impl Host {
         lines.lines().map(fields).collect()
     }
 
-    /// The same in alphabetical order.
+    /// Returns [`Self::containers`] in alphabetical order.
     fn sorted_containers(&self) -> Vec<String> {
         let mut containers = self.containers();
         containers.sort();
@@ -259,14 +259,14 @@ async fn a_deployment_that_cannot_succeed_changes_nothing() {
     assert_eq!(host.take_calls(), ["build migrate as saas:next"]);
     assert_eq!(host.containers(), before);
 
-    // A pull gives the name to the new image. If the migrations fail, the name is that of the old image again.
+    // A pull gives the name to the new image. If the migrations fail, the script gives the name back to the old image.
     let tag = ("SAAS_IMAGE", "registry.example.com/saas:1");
     host.deploy(&[], &[new, tag]).await.succeeded();
     let newer = [("SOURCE", "sha256:three"), tag, ("MIGRATE_STATUS", "1")];
     host.deploy(&[], &newer).await.failed(1, &["the migrations failed"]);
     assert_eq!(host.read("images/registry.example.com_saas_1").trim(), "sha256:two");
 
-    // An old worker that cannot be removed is not a failure. Compose parses .env, also its comments.
+    // An old worker that cannot be removed is not a failure. In .env, WORKERS may have `export`, quotes and a comment.
     host.write(".env", "export WORKERS='3' # three\n");
     host.deploy(&["--image", digest], &[newer[0], ("RM_STATUS", "1")]).await.succeeded();
     let after = ["api", "worker", "worker", "worker"].map(|service| format!("{service} sha256:three"));
@@ -289,8 +289,8 @@ async fn a_second_deployment_completes_an_interrupted_one() {
     );
     assert_eq!(host.read("images/saas_previous").trim(), "sha256:one");
 
-    // The API was being replaced: it has ended, and maybe the new container exists. Or a service of a profile that is not
-    // selected has ended. A killed deployment has also left its trial.
+    // Containers of `api` and `api-2` that an interrupted deployment may leave: an ended one, a created one, or none. `api-2`
+    // belongs to a profile that is not selected. In each case, the trial container is left too.
     let cases: [&[&str]; 5] = [
         &["c api sha256:one plain exited", "d api sha256:two plain created"],
         &["d api sha256:two plain created"],

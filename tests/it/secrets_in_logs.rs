@@ -26,7 +26,7 @@ fn read_mails(smtp: &SmtpServer, to: &str) -> Vec<String> {
     own.map(read).collect()
 }
 
-/// Waits for a mail with a link whose token is not in `seen`. Returns the token.
+/// Waits for a mail with a link whose token is not in `seen`. Returns the token, and adds it to `seen`.
 async fn wait_for_next_token(smtp: &SmtpServer, seen: &Mutex<BTreeSet<String>>, to: &str) -> String {
     eventually("a mail with a link arrives", || async {
         let token = |text: String| {

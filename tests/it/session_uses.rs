@@ -14,7 +14,7 @@ use crate::support::{
     servers::{TestDatabase, unique},
 };
 
-/// Inserts sessions of a user without a login. Their last use was an hour ago. Returns their ids.
+/// Inserts sessions of a user into the database, each with a last use an hour ago. Returns the ids of the sessions.
 async fn insert_sessions(app: &TestApp, user: &User, count: usize) -> Vec<Uuid> {
     let insert = format!(
         "INSERT INTO sessions (id, user_id, last_seen_at, expires_at)

@@ -154,7 +154,7 @@ async fn secrets_are_read_from_files() {
     both.env("SECRET_KEY_FILE", &key);
     let ended = run(both).await.failed(2, &["SECRET_KEY and ", "SECRET_KEY_FILE are both set"]);
     assert!(!ended.stderr.contains(SECRET));
-    // Only the file that a command needs is opened.
+    // A command opens only the files of settings that it uses.
     let mut other = saas(&["queue", "stats"]);
     other.env("REDIS_URL", &redis_url).env("SECRET_KEY_FILE", "/nowhere/key");
     run(other).await.succeeded();
@@ -187,7 +187,7 @@ async fn doctor_lists_every_invalid_setting_and_continues() {
         assert!(found, "{name} in {}", doctor.stdout);
     }
     assert!(doctor.stdout.contains("ok    database") && doctor.stdout.contains("ok    redis"));
-    // `saas serve` also reports together the invalid settings that it uses.
+    // `saas serve` reports several invalid settings in one run.
     let mut serve = production_command(&["serve"], &database, "p").await;
     serve.envs(invalid);
     run(serve).await.failed(2, &["PORT", "HOST", "LOG_FORMAT", "SHUTDOWN_TIMEOUT", "REQUIRE_TWO_FACTOR"]);

@@ -132,10 +132,10 @@ fn the_paths_that_the_dockerfile_copies_exist() {
     }
 }
 
-/// No role or session authorizes a change without an actor. So this test lists all files of `src/services` that make such
-/// changes, and the file that revokes all sessions of a user.
+/// No role or session authorizes a change without an actor. So this test lists the files of `src/services` that may make such
+/// changes.
 #[test]
-fn changes_without_an_actor_are_known() {
+fn only_listed_files_make_changes_without_an_actor() {
     let allowed = [
         (
             "change_without_actor(",
