@@ -15,8 +15,8 @@ const INVALID: &str = "This is not a valid email address; it looks like name@exa
 const TOO_LONG: &str = "Email address must have at most 255 characters";
 const NO_DOT: &str = "Email address must have a domain with a dot after the @, as in name@example.com";
 
-/// Letters of Unicode without a visible form. They would make two addresses look alike.
-const INVISIBLE_LETTERS: [char; 4] = ['\u{115F}', '\u{1160}', '\u{17B4}', '\u{17B5}'];
+/// Invisible characters that [`Address`] accepts. They would make two different addresses look alike.
+const INVISIBLE_CHARS: [char; 4] = ['\u{115F}', '\u{1160}', '\u{17B4}', '\u{17B5}'];
 
 /// An email address that this release accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct EmailAddress {
 impl EmailAddress {
     /// Parses the address of an account.
     ///
-    /// IP addresses and domains without a dot are refused, because mail from the internet usually cannot be delivered to them.
+    /// IP addresses and domains without a dot are refused, because mail servers usually cannot deliver mail to them.
     /// Characters that are invisible or need quotes are refused in the local part.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl EmailAddress {
         let (ascii, readable) = domain_forms(domain).ok_or(INVALID)?;
         let local: String = unquoted(local).ok_or(INVALID)?.nfkc().collect();
         let folded: String = local.to_lowercase().nfkc().collect();
-        if folded.contains('"') || folded.contains(INVISIBLE_LETTERS) {
+        if folded.contains('"') || folded.contains(INVISIBLE_CHARS) {
             return Err(INVALID);
         }
         let for_mail = Address::new(&local, &ascii).map_err(|_| INVALID)?;
@@ -111,8 +111,8 @@ fn unquoted(local: &str) -> Option<String> {
     Some(text)
 }
 
-/// An address that a client has sent, in the forms by which an account is found. The address may be invalid: an earlier release
-/// may have stored an address that this release does not accept.
+/// An address that a client has sent, in the forms by which an account is found. The address may be invalid, because an account
+/// of an earlier release may have an address that this release does not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmailLookup {
     /// The address, trimmed and in lower case. Earlier releases have stored addresses in this form.

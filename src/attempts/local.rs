@@ -1,4 +1,5 @@
-//! The counters of this process. They work as those of `attempts.lua`, but with `free_attempts_without_redis`.
+//! The counters of this process. They follow the rules of `attempts.lua`, but with `free_attempts_without_redis` instead of
+//! `free_attempts`.
 
 use std::{
     sync::{Mutex, PoisonError},

@@ -23,7 +23,7 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("att
 /// Number of sets for each rule in Redis. A set has at most four counters.
 const SETS: u16 = 4_096;
 
-/// A rate limit: how many attempts are free, and how long to wait after more failures.
+/// A rate limit: how many attempts are free, and how long a client waits between further attempts.
 pub struct Rule {
     /// Name of the rule: part of the Redis key, and the field `rule` of the event `attempt.throttled`.
     pub name: &'static str,
@@ -115,8 +115,8 @@ impl Attempts {
     /// As [`Self::run`], but also returns the rule with the longest wait. Returns `None` if an attempt is allowed, and for
     /// [`Operation::Fail`] and [`Operation::Reset`].
     ///
-    /// The process also counts while Redis works, so that its own counters contain its recent failures when Redis fails. They
-    /// decide only while Redis fails, because another process may have reset the counters in Redis.
+    /// The process also counts while Redis works, so that its own counters contain its recent failures when Redis fails. Its own
+    /// counters decide only while Redis fails, because another process may have reset the counters in Redis.
     pub async fn wait(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
         let local = self.wait_locally(operation, counters);
         match self.run_script(operation, counters).await {

@@ -14,7 +14,7 @@ use crate::{
     models::user::User,
     security::Passwords,
     services::{
-        admin_password::{self, Replaced},
+        admin_password::{self, ReplacedPassword},
         admins::{self, EnsureAdminOutcome, ensure_admin},
         users::check_password_of_user,
     },
@@ -194,7 +194,7 @@ async fn replace_password(
     disable_two_factor: bool,
 ) -> anyhow::Result<ExitCode> {
     let replaced = admin_password::replace(conn, passwords, email, password, disable_two_factor).await;
-    let Replaced { two_factor_disabled, deletion_canceled, is_active } = match replaced {
+    let ReplacedPassword { two_factor_disabled, deletion_canceled, is_active } = match replaced {
         Ok(replaced) => replaced,
         Err(Error::NotFound(_)) => bail!("{email} is not an admin; nothing was changed"),
         Err(error) => return Err(error.into()),

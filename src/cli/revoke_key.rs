@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use crate::{
     config::Database,
     db,
-    services::api_key_revocation::{Leaked, revoke_by_id, revoke_by_text},
+    services::api_key_revocation::{LeakedKey, revoke_by_id, revoke_by_text},
 };
 
 /// Revoke an API key that has leaked.
@@ -41,7 +41,7 @@ impl Args {
             Some(id) => revoke_by_id(&mut conn, id).await?,
             None => revoke_by_text(&mut conn, &text).await?,
         };
-        let Some(Leaked { key, current_is_valid }) = revoked else {
+        let Some(LeakedKey { key, current_is_valid }) = revoked else {
             bail!("this is not a valid API key: it is mistyped, revoked or has expired; nothing was changed")
         };
         let what = match current_is_valid {

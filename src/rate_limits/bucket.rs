@@ -37,7 +37,7 @@ pub struct Decision {
     pub is_reported: bool,
 }
 
-/// The bucket of a subject. A full bucket equals a new one, so the bucket of another subject can replace it without loss.
+/// The bucket of a subject. A full bucket allows as many requests as a new one, so the bucket of another subject may replace it.
 #[derive(Clone, Copy)]
 pub(super) struct Bucket {
     pub(super) subject: Subject,
@@ -49,7 +49,8 @@ pub(super) struct Bucket {
     log_at: u64,
     /// Allowed requests that are not reported to Redis yet.
     unsettled: u32,
-    /// The time from which the unsettled requests count: without other requests, the bucket would have been full until then.
+    /// The time from which the unsettled requests count: a bucket that was full before them is full again at this time plus
+    /// their cost.
     unsettled_from: u64,
 }
 
@@ -79,7 +80,7 @@ impl Bucket {
         let is_allowed = full_at <= now + WINDOW;
         if is_allowed {
             self.full_at = full_at;
-            // If the bucket was full again between two unsettled requests, the time until the later one does not count.
+            // If the bucket was full for some time between two unsettled requests, this time does not count.
             let cost = u64::from(self.unsettled) * interval;
             self.unsettled_from = self.unsettled_from.max(now.saturating_sub(cost));
             self.unsettled = self.unsettled.saturating_add(1);
@@ -183,7 +184,8 @@ mod tests {
         for (seconds, cost, from) in [
             (&[100][..], 20, 100),
             (&[205, 210], 40, 205),
-            // The first request no longer counts after 320 s. Both cost 40 s, so the bucket is full again at 350 s.
+            // The first request no longer counts after 320 s. The bucket is full again at 350 s, which is 310 s plus the cost of
+            // both requests, 40 s.
             (&[300, 330], 40, 310),
             // The last request is refused.
             (&[400, 400, 400, 401], 60, 400),

@@ -8,12 +8,13 @@
 //! A process does not know which requests other processes have allowed since its last settlement. If a caller uses the whole
 //! quota at each of N processes between two settlements, the processes together allow the limit and a surplus of N - 1 quotas.
 //! If the caller sends fewer requests, the surplus is only the requests that the other N - 1 processes receive between two
-//! settlements. The surplus becomes a debt, which is subtracted from up to ten later minutes. So the surplus does not repeat.
+//! settlements. The surplus becomes a debt of at most ten quotas. The caller waits until the debt is paid, so the surplus does
+//! not repeat.
 //!
 //! # Without Redis
 //!
 //! Each process limits by its own buckets, so N processes allow N times the limit. Requests that could not be reported are not
-//! reported later, because Redis would count them as new requests. The bucket of the process still counts them.
+//! reported later. The bucket of the process still counts them.
 //!
 //! # Memory
 //!

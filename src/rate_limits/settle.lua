@@ -4,7 +4,8 @@
 -- is full has no key.
 -- ARGV[1]: how far in the future a bucket may be full, in microseconds. So a jump of the clock blocks no caller for longer.
 -- ARGV[2 * i]: the cost of the requests: how much later the bucket of KEYS[i] is full because of them, in microseconds.
--- ARGV[2 * i + 1]: the age of the requests, in microseconds. If the bucket was full before, their cost counts from then.
+-- ARGV[2 * i + 1]: the age of the requests, in microseconds. If the bucket was full before them, their cost counts from the time
+-- that is this long ago.
 -- Returns for each bucket the microseconds until it is full.
 local time = redis.call('TIME')
 local now, longest = tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(ARGV[1])

@@ -44,7 +44,7 @@ pub enum HashFor {
     /// A signed-in user, a user who logs in from a network of an earlier login, the holder of a link from a mail, or a
     /// command of the operator.
     Known,
-    /// A login from any other network, or of a known caller whose network has caused too many hashes.
+    /// A login from any other network, or a known caller whose network has caused too many hashes.
     Login,
     /// A registration.
     Registration,

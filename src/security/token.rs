@@ -15,7 +15,7 @@ const ISSUER: &str = "saas";
 /// Capacity of the cache of verified tokens.
 const VERIFIED_CACHE_TOKENS: usize = 10_000;
 
-/// The claims of an access token (RFC 7519 section 4.1).
+/// The claims of an access token.
 #[derive(Serialize, Deserialize)]
 struct Claims {
     /// The user id.

@@ -118,7 +118,7 @@ impl Actor {
 }
 
 impl AdminActor {
-    /// Creates the actor of a request of an admin. Fails unless the user is an active admin and the session is valid.
+    /// Creates the actor of a request of an admin.
     ///
     /// # Errors
     /// As [`check`] with [`Requirement::Admin`].
@@ -201,7 +201,7 @@ impl LockedUsers {
     }
 
     /// Returns the actor, unless the password was set since `checked` was read. For a change after a check of the password:
-    /// `checked` is the row whose password was verified. A cached user may be older than this row.
+    /// `checked` is the row whose password was verified.
     ///
     /// # Errors
     /// [`Error::WrongPassword`] if the password was set since `checked` was read.
@@ -220,10 +220,10 @@ impl LockedUsers {
         self.users.iter().find(|user| user.id == id).ok_or(Error::NotFound("User"))
     }
 
-    /// Fails if a user is the last admin who can log in. The lock must be [`Affected::UserAndAdmins`].
+    /// Checks that a user is not the last admin who can log in. The lock must be [`Affected::UserAndAdmins`].
     ///
     /// # Errors
-    /// [`Error::LastAdmin`] if there is no other admin who can log in.
+    /// [`Error::LastAdmin`] if the user is the last admin who can log in.
     pub fn ensure_another_admin(&self, id: i64) -> Result<()> {
         let mut admins = self.users.iter().filter(|user| user.can_administer()).map(|user| user.id);
         match admins.next() == Some(id) && admins.next().is_none() {

@@ -64,7 +64,7 @@ pub async fn find_default_passwords(
     limit: u32,
 ) -> Result<Vec<String>> {
     let admins = User::admin_passwords(conn, limit.into()).await?;
-    find(admins, async |hash| is_default(passwords, hash).await).await
+    find(admins, async |hash| is_default_password(passwords, hash).await).await
 }
 
 /// Same as [`find_default_passwords`] with [`MAX_ADMINS_AT_START`], but caches the result for each hash in Redis. So a start
@@ -77,12 +77,14 @@ pub async fn find_default_passwords_at_start(app: &App) -> Result<Vec<String>> {
         app.db.run(async |conn| Ok(User::admin_passwords(conn, MAX_ADMINS_AT_START.into()).await?)).await?;
     find(admins, async |text| {
         let key = format!("default-password:{}", hex(&hash(text)));
-        app.cache.get_or_load(&key, RESULT_CACHE_TTL, async || is_default(&app.passwords, text).await).await
+        app.cache
+            .get_or_load(&key, RESULT_CACHE_TTL, async || is_default_password(&app.passwords, text).await)
+            .await
     })
     .await
 }
 
-async fn is_default(passwords: &Passwords, hash: &str) -> Result<bool> {
+async fn is_default_password(passwords: &Passwords, hash: &str) -> Result<bool> {
     passwords.verify(DEFAULT_ADMIN_PASSWORD.into(), Some(hash.to_owned())).await
 }
 
@@ -103,7 +105,7 @@ async fn find(
 
 /// The result of [`replace`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replaced {
+pub struct ReplacedPassword {
     /// Whether two-factor authentication was turned off.
     pub two_factor_disabled: bool,
     /// Whether a scheduled deletion of the account was canceled.
@@ -114,8 +116,8 @@ pub struct Replaced {
 
 /// Sets the password of an admin, and revokes all sessions, links and login challenges of the admin. Also cancels a pending
 /// change of the address and a scheduled deletion of the account, and resets the count of wrong codes of the second factor. The
-/// admin gets a mail. With `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this
-/// from the command line. The caller must have checked that the password is allowed.
+/// admin gets a mail. With `disable_two_factor`, also turns two-factor authentication off. The caller must have checked that the
+/// password is allowed.
 ///
 /// # Errors
 /// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer or too many passwords
@@ -126,7 +128,7 @@ pub async fn replace(
     email: &str,
     password: String,
     disable_two_factor: bool,
-) -> Result<Replaced> {
+) -> Result<ReplacedPassword> {
     let hashed_password = passwords.hash(password).await?;
     let (context, effects) = (RequestContext::default(), Effects::default());
     db::transaction(conn, async |conn| {
@@ -147,7 +149,7 @@ pub async fn replace(
         // Resets the count of wrong codes: an attacker with the old password can no longer enter codes.
         TwoFactor::reset_failures(tx, user.id).await?;
         let two_factor_disabled = disable_two_factor && two_factor::remove(tx, &user).await?;
-        Ok(Replaced { two_factor_disabled, deletion_canceled, is_active: user.is_active })
+        Ok(ReplacedPassword { two_factor_disabled, deletion_canceled, is_active: user.is_active })
     })
     .await
 }

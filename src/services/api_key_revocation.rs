@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A leaked key that was revoked.
-pub struct Leaked {
+pub struct LeakedKey {
     pub key: ApiKey,
     /// True if only the secret from before the last rotation has leaked. That secret was revoked, and the current
     /// secret stays valid.
@@ -33,7 +33,7 @@ pub struct Leaked {
 /// Revokes the keys of which `texts` contains the current secret. For the secret from before the last rotation, revokes only
 /// that secret. The creator of each key and the owner of its organization get a mail, unless they are suspended in the
 /// organization, no longer members, deactivated or scheduled for deletion. Writes an audit entry and logs a security event for
-/// each key.
+/// each key of which a secret was revoked.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -45,7 +45,7 @@ pub async fn report_leaks(app: &App, context: &RequestContext, texts: &[String])
         return Ok(());
     }
     let revoke = async |tx: &Tx<'_>| revoke_leaked(tx, &hashes).await;
-    for Leaked { key, .. } in change_without_actor(app, context, revoke).await? {
+    for LeakedKey { key, .. } in change_without_actor(app, context, revoke).await? {
         let event = SecurityEvent::new(Event::ApiKeyLeaked).user(Some(key.created_by));
         event.api_key(key.id).log(app, context);
     }
@@ -57,7 +57,7 @@ pub async fn report_leaks(app: &App, context: &RequestContext, texts: &[String])
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn revoke_by_text(conn: &mut AsyncPgConnection, text: &str) -> Result<Option<Leaked>> {
+pub async fn revoke_by_text(conn: &mut AsyncPgConnection, text: &str) -> Result<Option<LeakedKey>> {
     let hashes = hashes_of(&[text.to_owned()]);
     let (context, effects) = (RequestContext::default(), Effects::default());
     db::transaction(conn, async |conn| {
@@ -71,7 +71,7 @@ pub async fn revoke_by_text(conn: &mut AsyncPgConnection, text: &str) -> Result<
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no such key; [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn revoke_by_id(conn: &mut AsyncPgConnection, id: i64) -> Result<Option<Leaked>> {
+pub async fn revoke_by_id(conn: &mut AsyncPgConnection, id: i64) -> Result<Option<LeakedKey>> {
     let (context, effects) = (RequestContext::default(), Effects::default());
     db::transaction(conn, async |conn| {
         let tx = &Tx::on(conn, &context, &effects);
@@ -115,7 +115,7 @@ fn hashes_of(texts: &[String]) -> Vec<Vec<u8>> {
     keys.map(security::hash).collect()
 }
 
-async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Leaked>> {
+async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<LeakedKey>> {
     let mut revoked = Vec::new();
     for (key, current_has_leaked) in ApiKey::lock_by_hashes(tx, hashes).await? {
         revoked.extend(revoke_leaked_secret(tx, key, current_has_leaked).await?);
@@ -128,7 +128,11 @@ async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Leaked>> {
 
 /// Revokes a locked key that has leaked, or only its secret from before the last rotation. Returns `None` if the key,
 /// or that secret, has already ended.
-async fn revoke_leaked_secret(tx: &Tx<'_>, key: ApiKey, current_has_leaked: bool) -> Result<Option<Leaked>> {
+async fn revoke_leaked_secret(
+    tx: &Tx<'_>,
+    key: ApiKey,
+    current_has_leaked: bool,
+) -> Result<Option<LeakedKey>> {
     if key.has_ended() {
         return Ok(None);
     }
@@ -146,5 +150,5 @@ async fn revoke_leaked_secret(tx: &Tx<'_>, key: ApiKey, current_has_leaked: bool
         let notice = Notice::ApiKeyLeaked { organization: org.name, key: name, present_is_valid };
         api_key_notices::send(tx, &key, &notice, None).await?;
     }
-    Ok(Some(Leaked { key, current_is_valid: !current_has_leaked }))
+    Ok(Some(LeakedKey { key, current_is_valid: !current_has_leaked }))
 }

@@ -74,7 +74,7 @@ pub struct Changes {
 
 /// A key and its secret. The secret cannot be read again later, because the database has only its hash. Not `Debug`, so
 /// that no log contains the secret.
-pub struct WithSecret {
+pub struct KeyWithSecret {
     pub key: ApiKey,
     pub secret: String,
 }
@@ -106,16 +106,18 @@ fn with_pending_use(app: &App, mut key: ApiKey) -> ApiKey {
     key
 }
 
-/// Creates a key that acts on behalf of the actor. The actor and the owner of the organization get a mail.
+/// Creates a key that acts on behalf of the actor. The owner of the organization gets a mail, and so does the actor, within the
+/// rate limit of these notices.
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the scopes; [`Error::KeyLimit`] if the organization has [`MAX_KEYS`] valid keys; those of
 /// [`org_access::lock`] and [`change`].
-pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) -> Result<WithSecret> {
+pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) -> Result<KeyWithSecret> {
     let (name, scopes) = (parse_name(&new.name)?, parse_scopes(&new.scopes)?);
     let secret = api_key::random()?;
     let (secret_hash, hint) = (hash(&secret), api_key::hint(&secret));
-    // The unverified address of the actor may belong to a stranger. It gets only a few mails; more keys can be created.
+    // An unverified address of the actor may belong to a stranger, and gets only a few mails. The limit of mails does not limit
+    // the keys.
     let may_notify = Throttle::key_notice(app, actor.context(), actor.user()).await.is_ok();
     let muted = (!may_notify).then(|| actor.user().id);
     let key = change(app, actor, Affected::Actor, async |tx, locked| {
@@ -150,7 +152,7 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
         Ok(key)
     })
     .await?;
-    Ok(WithSecret { key, secret })
+    Ok(KeyWithSecret { key, secret })
 }
 
 /// Changes the name, the scopes and the expiry of a key.
@@ -209,7 +211,7 @@ pub async fn rotate(
     id: i64,
     overlap: Duration,
     lifetime: Option<Lifetime>,
-) -> Result<WithSecret> {
+) -> Result<KeyWithSecret> {
     let secret = api_key::random()?;
     let (secret_hash, hint) = (hash(&secret), api_key::hint(&secret));
     let key = change(app, actor, Affected::Actor, async |tx, _| {
@@ -233,7 +235,7 @@ pub async fn rotate(
         Ok(after)
     })
     .await?;
-    Ok(WithSecret { key: with_pending_use(app, key), secret })
+    Ok(KeyWithSecret { key: with_pending_use(app, key), secret })
 }
 
 /// Revokes a key. Does nothing if the key is already revoked.

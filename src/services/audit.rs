@@ -32,7 +32,7 @@ pub enum Action {
     SessionOpened,
     SessionRevoked,
     SessionsRevoked,
-    /// A used refresh token was presented again after the grace period, so it may have been stolen.
+    /// A refresh token was presented again at least 10 seconds after its first use, so it may have been stolen.
     SessionReplayed,
     TwoFactorEnabled,
     TwoFactorDisabled,
@@ -187,7 +187,7 @@ impl Entry {
     }
 
     /// Adds the entry to the trail of an organization. Admins of the platform see the entry in the global trail, too, but
-    /// without the states if the entry is about the data of the organization.
+    /// without the states before and after the change if the entry is about the data of the organization.
     pub fn in_org(self, org_id: i64) -> Self {
         Self { org_id: Some(org_id), ..self }
     }
@@ -254,7 +254,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Writes any number of entries.
+    /// Writes several entries, without skipping any.
     ///
     /// # Errors
     /// As [`Self::write`].

@@ -59,7 +59,7 @@ pub async fn fill_missing_keys(conn: &AsyncPgConnection) -> Result<()> {
 }
 
 /// Fills in the keys of a batch of users whose ids are greater than `after`. Returns the last id of the
-/// batch, or `None` if there are no more users without a key.
+/// batch, or `None` if no such user is left without a key.
 ///
 /// # Errors
 /// As [`fill_missing_keys`].
@@ -93,7 +93,7 @@ pub enum MissingKeyCause {
     SharedWith(i64),
     /// This release does not accept the address, for the given reason. An earlier release or SQL has written it.
     Invalid(&'static str),
-    /// Neither [`fill_missing_keys`] nor the nightly job has run since the address was written.
+    /// No user has the key of the address. [`fill_missing_keys`] or the nightly job can fill it in.
     NotFilled,
 }
 

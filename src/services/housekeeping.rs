@@ -54,6 +54,7 @@ pub struct DeletedRows {
     pub sessions: usize,
     /// API keys that expired or were revoked more than 90 days ago.
     pub api_keys: usize,
+    /// Refresh tokens, and the tokens of links and login challenges.
     pub tokens: usize,
     pub audit_entries: usize,
     pub invitations: usize,

@@ -1,4 +1,4 @@
-//! Idempotent requests: a client may repeat a request with an `Idempotency-Key` without a second effect
+//! Idempotent requests: for 24 hours, a client may repeat a request with an `Idempotency-Key` without a second effect
 //! (draft-ietf-httpapi-idempotency-key-header).
 //!
 //! The transaction of the change also stores the answer, so that both are committed or neither is, even if the process

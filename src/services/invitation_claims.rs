@@ -6,7 +6,7 @@
 //! organization also prevents a change of the inviter's membership.
 //!
 //! Without a mail server, no user can verify an address and no invitation can be mailed, so the inviter receives the link and
-//! passes the link on. An invitation with such a link does not require a verified address.
+//! passes the link on. The token of such a link does not require a verified address.
 
 use super::{
     actor::{Actor, Affected},
@@ -65,8 +65,9 @@ pub async fn list(
 /// membership does not change.
 ///
 /// # Errors
-/// [`Error::InvitationInvalid`]; [`Error::NotFound`] if no invitation to the verified address of the actor has the given id;
-/// [`Error::InvitationExpired`]; [`Error::InvitationOtherAddress`]; [`Error::EmailNotVerified`] if the actor has not verified the
+/// [`Error::InvitationInvalid`] if the token is unknown, or the invitation is neither pending nor expired; [`Error::NotFound`] if
+/// no invitation to the verified address of the actor has the given id; [`Error::InvitationExpired`];
+/// [`Error::InvitationOtherAddress`]; [`Error::EmailNotVerified`] if the actor has not verified the
 /// address, unless the inviter received the link; [`Error::SeatLimit`]; [`Error::MembershipLimit`]; and those of [`change`].
 pub async fn accept(app: &App, actor: &Actor, claim: Claim<'_>) -> Result<MyOrganization> {
     change(app, actor, Affected::Actor, async |tx, locked| {

@@ -31,7 +31,7 @@ use crate::{
 };
 
 const NOT_FOUND: Error = Error::NotFound("Invitation");
-const OWNER_IS_TRANSFERRED: &str = "Only a transfer makes a member the owner of an organization";
+const OWNER_NEEDS_TRANSFER: &str = "Only a transfer makes a member the owner of an organization";
 const ABOVE_OWN_ROLE: &str = "This role is above your own";
 
 /// An invitation with a new link.
@@ -194,7 +194,7 @@ fn refuse_to_store_link(app: &App, once: &Once<'_, IssuedInvitation>) -> Result<
 /// Checks that the actor may grant a role.
 fn check_role(locked: &LockedOrg, role: OrgRole) -> Result<()> {
     if role == OrgRole::Owner {
-        return Err(Error::RoleTooHigh(OWNER_IS_TRANSFERRED));
+        return Err(Error::RoleTooHigh(OWNER_NEEDS_TRANSFER));
     }
     match role > locked.actor.role {
         true => Err(Error::RoleTooHigh(ABOVE_OWN_ROLE)),

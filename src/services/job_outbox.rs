@@ -19,10 +19,10 @@ use crate::{
 pub trait EnqueueInTx {
     /// Enqueues a job if the transaction commits, and returns its id. Does not wait for Redis.
     ///
-    /// A server or worker enqueues the job right after the commit. After a command or a crash, the job is in the queue within
-    /// two minutes; after an outage of Redis, within two minutes after its end. A delay is counted from this call. The function
-    /// does not check the job limits of the owner: call [`check_owner`] before the transaction. If another job has the same
-    /// unique key and the options keep the existing job, this job is canceled.
+    /// A server or worker enqueues the job right after the commit. A scheduled job enqueues the jobs of commands, and the jobs
+    /// that remain after a crash or an outage. A delay is counted from this call. The function does not check the job limits of
+    /// the owner: call [`check_owner`] before the transaction. If another job has the same unique key and the options keep the
+    /// existing job, this job is canceled.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if PostgreSQL does not answer; [`Error::Invalid`], [`Error::JobTooLarge`] and

@@ -7,10 +7,11 @@
 //! not wait for Redis. So a slow or killed relay may process the same rows as the next relay. This is harmless, because
 //! the id of a job is created with its row. The queue ignores a job whose id it knows, even if the job has ended.
 //!
-//! The queue keeps the record of an ended job for one day, or for less time if Redis is full or has too many records. The claim
-//! also records the time of the first attempt. If the first attempt was longer ago than the queue keeps records, and the queue
-//! has no record of the job, the job may or may not have run. The relay then sets the row aside for an operator. The relay
-//! enqueues the job of a row without an earlier attempt at any age, unless the job sends a mail that is too old.
+//! The queue keeps the record of a finished or canceled job for one day, or for less time if Redis is nearly full or has too
+//! many records. The claim also records the time of the first attempt. If the first attempt was longer ago than the queue keeps
+//! records, and the queue has no record of the job, the job may or may not have run. The relay then sets the row aside for an
+//! operator. The relay enqueues the job of a row without an earlier attempt at any age, unless the job sends a mail that is too
+//! old.
 
 use std::time::Duration;
 
@@ -240,7 +241,7 @@ impl SortedRows {
 async fn finish(app: &App, sorted: SortedRows) -> Result<usize> {
     let SortedRows { enqueued, too_old, refused, forgotten, unavailable } = sorted;
     let count = delete(app, &enqueued).await?;
-    drop_old(app, &too_old).await?;
+    drop_old_mails(app, &too_old).await?;
     let cause = "the queue has refused it for a day, or this release cannot read it";
     set_aside(app, &refused, SET_ASIDE_AFTER_DAYS, cause).await?;
     let cause = "it may have run, but the queue has no record of it any more";
@@ -259,7 +260,7 @@ async fn delete(app: &App, ids: &[Uuid]) -> Result<usize> {
 }
 
 /// Deletes mails that are too old to be sent, and logs how many.
-async fn drop_old(app: &App, ids: &[Uuid]) -> Result<()> {
+async fn drop_old_mails(app: &App, ids: &[Uuid]) -> Result<()> {
     let count = delete(app, ids).await?;
     if count > 0 {
         tracing::warn!(count, "mails were dropped: they are too old to be sent, see docs/auth.md#mails");
@@ -303,7 +304,7 @@ async fn check_waiting_mails(app: &App) -> Result<()> {
                 None => unreadable.push(id),
             }
         }
-        drop_old(app, &too_old).await?;
+        drop_old_mails(app, &too_old).await?;
         set_aside(app, &unreadable, SET_ASIDE_AFTER_DAYS, "no release could read it for a day").await?;
     }
     if waiting > 0 {

@@ -62,9 +62,9 @@ impl fmt::Debug for Challenge {
 ///
 /// # Errors
 /// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user, and for a password that was
-///   replaced while it was verified. Also for an admin with a published password, unless `DEBUG` is on. All of these take the
-///   same time, so that a client cannot find out which addresses are registered (OWASP ASVS 5, 6.3.8). The exception is a hash
-///   whose work factor is above `BCRYPT_COST`.
+///   replaced while it was verified. Also for an admin with a published password, unless `DEBUG` is on. An unknown address and a
+///   wrong password take the same time, so that a client cannot find out which addresses are registered (OWASP ASVS 5, 6.3.8).
+///   The exception is a hash whose work factor is above `BCRYPT_COST`.
 /// - [`Error::TooManyAttempts`] after failed attempts or too many password hashes.
 /// - [`Error::EmailNotVerified`] if `REQUIRE_VERIFIED_EMAIL` is set and the address is not verified.
 /// - [`Error::Unavailable`] if too many passwords are being hashed or PostgreSQL does not answer.

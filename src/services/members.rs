@@ -34,7 +34,7 @@ use crate::{
 /// check the limit.
 pub const MAX_MEMBERSHIPS: i64 = 100;
 
-const OWNER_IS_TRANSFERRED: &str = "Only a transfer changes the owner of an organization";
+const OWNER_NEEDS_TRANSFER: &str = "Only a transfer changes the owner of an organization";
 
 /// Changes to a member. `None` keeps a field.
 #[derive(Default)]
@@ -84,7 +84,7 @@ pub async fn update(
         let locked = org_access::lock(tx, access).await?;
         let before = find_changeable(tx, &locked, user_id).await?;
         if changes.role.is_some_and(|role| role == OrgRole::Owner || role > locked.actor.role) {
-            return Err(Error::RoleTooHigh(OWNER_IS_TRANSFERRED));
+            return Err(Error::RoleTooHigh(OWNER_NEEDS_TRANSFER));
         }
         condition.check(&Member::find(tx, locked.org.id, user_id).await?.ok_or(NOT_A_MEMBER)?)?;
         let role = changes.role.filter(|role| *role != before.role);
@@ -143,7 +143,7 @@ async fn find_changeable(tx: &Tx<'_>, locked: &LockedOrg, user_id: i64) -> Resul
     if member.role == OrgRole::Owner {
         return Err(match user_id == locked.actor.user_id {
             true => Error::LastOwner(format!("You are the owner of {}: transfer it first", locked.org.name)),
-            false => Error::RoleTooHigh(OWNER_IS_TRANSFERRED),
+            false => Error::RoleTooHigh(OWNER_NEEDS_TRANSFER),
         });
     }
     Ok(member)

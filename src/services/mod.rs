@@ -1,7 +1,7 @@
 //! Business rules, and the transactions in which they run.
 //!
-//! Each function with a `Result` can also return [`Error::Internal`](crate::error::Error::Internal) for an unexpected failure,
-//! such as a bug or data that this release cannot read. `# Errors` names this error only if the caller has to know more.
+//! A function that returns [`Result`](crate::error::Result) can also return [`Error::Internal`](crate::error::Error::Internal)
+//! for an unexpected failure, such as a bug or data that this release cannot read. Most `# Errors` do not repeat this.
 
 pub mod actor;
 pub mod admin_password;

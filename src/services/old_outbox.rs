@@ -55,7 +55,7 @@ pub(super) async fn drain(app: &App) -> Result<usize> {
         // Deletes the rows before an error is returned, because their jobs are already in the queue.
         count += app.db.run(async |conn| Ok(OutboxRow::delete(conn, &rows.enqueued).await?)).await?;
         waiting += rows.waiting;
-        drop_old(app, &rows.too_old).await?;
+        drop_old_messages(app, &rows.too_old).await?;
         set_aside(app, &rows.unreadable).await?;
         result?;
     }
@@ -94,7 +94,7 @@ async fn enqueue_batch(app: &App, batch: &[OutboxRow], rows: &mut SortedRows) ->
 }
 
 /// Deletes messages that are too old to be sent, and logs how many.
-async fn drop_old(app: &App, ids: &[i64]) -> Result<()> {
+async fn drop_old_messages(app: &App, ids: &[i64]) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
     }

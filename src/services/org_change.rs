@@ -72,8 +72,8 @@ async fn replay<T>(
 }
 
 /// Makes a change of the members or invitations of an organization, at most once for the idempotency key of the request. The
-/// transaction locks the actor and the organization, as [`org_access::lock`], and checks that the actor may still make the
-/// change before it returns a stored answer or runs `work`.
+/// transaction locks the actor and the organization, and checks that the actor may still make the change before it returns a
+/// stored answer or runs `work`.
 ///
 /// `work` must not change an identity, see [`Tx::set_identities_unchanged`]. `check_limits` runs as in
 /// [`change_in_org_once_within_limits`].

@@ -42,8 +42,8 @@ pub(super) async fn purge_jobs(app: &App) -> Result<usize> {
     }
 }
 
-/// Like [`purge_jobs`], but deletes the rows of each organization separately. For a database role that does not own the table:
-/// row-level security shows this role the rows of one organization at a time.
+/// Like [`purge_jobs`], but deletes the rows of each organization separately. For a database role that row-level security
+/// restricts: the role sees the rows of one organization at a time.
 async fn purge_jobs_of_each(app: &App) -> Result<usize> {
     let (mut purged, mut after) = (0, i64::MIN);
     loop {

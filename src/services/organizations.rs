@@ -81,7 +81,7 @@ pub async fn find(app: &App, access: &OrgAccess) -> Result<MyOrganization> {
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the slug; [`Error::SlugTaken`]; [`Error::OrgLimit`] if the actor already owns
-/// `MAX_ORGANIZATIONS_PER_USER` organizations, without personal organizations; [`Error::MembershipLimit`]; and those of
+/// `MAX_ORGANIZATIONS_PER_USER` organizations, not counting personal ones; [`Error::MembershipLimit`]; and those of
 /// [`Once::change`].
 pub async fn create(
     app: &App,

@@ -152,8 +152,8 @@ impl OutboxMessage {
         }
     }
 
-    /// Returns the recipient and the rendered message, or `None` if the message is no longer needed. For a link to a user, stores
-    /// the hash of a new token.
+    /// Returns the recipient and the rendered message, or `None` if the message is no longer needed. For a message with a link
+    /// for a user, stores the hash of a new token.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

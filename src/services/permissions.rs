@@ -69,8 +69,8 @@ pub trait OrgPermission {
     type Caller: AcceptedCaller;
 }
 
-// An API key can have the permissions for `OrgCaller` as scopes. Permissions about the organization itself, its members
-// and its keys are for `Actor`, because a stolen key must not extend its own rights.
+// An API key can have the permissions for `OrgCaller` as scopes. Permissions to change the organization, its members and its
+// keys are for `Actor`, because a stolen key must not extend its own rights.
 permissions! {
     OrgUpdate = "org:update" for Actor,
     OrgDelete = "org:delete" for Actor,

@@ -73,7 +73,7 @@ pub async fn fill_missing(conn: &mut AsyncPgConnection) -> Result<()> {
 }
 
 /// Creates the missing personal organizations of a batch of users whose ids are greater than `after`. Returns the last
-/// id of the batch, or `None` if there are no more users. Writes no audit entries, because no user has made the change.
+/// id of the batch, or `None` if there are no more users. Writes no audit entries.
 ///
 /// # Errors
 /// As [`fill_missing`].

@@ -116,7 +116,7 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
 /// user, cancels a pending change of the address, and purges the jobs that the user has enqueued.
 ///
 /// Returns the time at which the deletion is due, `ACCOUNT_DELETION_GRACE_DAYS` from now. The next run of the nightly job then
-/// deletes the account. If the user logs in or sets a password by a link before, the deletion is canceled.
+/// deletes the account. If the user logs in or sets a password by a link before then, the deletion is canceled.
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `password` is wrong or was replaced while the request was in progress; [`Error::LastAdmin`] if

@@ -1,9 +1,8 @@
-//! Changes that admins make to queues and jobs. The audit trail has an entry for each of these operations.
+//! Changes that admins make to queues and jobs. The audit trail has an entry for each operation that may have changed Redis.
 //!
-//! The entry is committed in the transaction that checks the actor again. Redis is changed after this commit, so no operation
-//! lacks an entry. If Redis refuses the operation or does not answer, a second entry, `operation.failed`, reports the
-//! error. If Redis does not answer, it is unknown whether the operation took effect. An operation that has begun continues if
-//! the client disconnects.
+//! The entry is committed in the transaction that checks the actor again. Redis is changed after this commit. If Redis refuses
+//! the operation or does not answer, a second entry, `operation.failed`, reports the error. If Redis does not answer, it is
+//! unknown whether the operation took effect. An operation that has begun continues if the client disconnects.
 
 use serde_json::{Map, Value, json};
 
@@ -39,7 +38,7 @@ pub async fn change_queue(
     match &found {
         Some(info) => condition.check(info)?,
         None if condition.is_some() => return Err(Error::PreconditionFailed),
-        // These values are those of each new queue, so they do not create one.
+        // The changes have only the values of a new queue, so they do not create the queue.
         None if after.values().all(|value| value.is_null() || *value == json!(false)) => {
             return Err(Error::NotFound("Queue"));
         }
@@ -164,7 +163,8 @@ async fn run_audited<T: Send + 'static>(
     operation: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let (app, actor) = (app.clone(), actor.clone());
-    // An operation that ends after some of its calls to Redis, without a second entry, would make the first one wrong.
+    // If the client disconnects, the operation must not stop after some of its calls to Redis: then no second entry would report
+    // that it is incomplete.
     run_to_end(async move {
         write(&app, &actor, &entry).await?;
         let (action, target) = (entry.action().as_str(), entry.target_id());

@@ -151,8 +151,8 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
 
 /// Sets a new password, revokes all sessions, links and login challenges of the user, and notifies the user by mail. Also marks
 /// the address as verified, cancels a scheduled deletion of the account and a pending change of the address, and resets the
-/// counts of failed passwords and codes. If the address was not verified before, also revokes the user's API keys and sent
-/// invitations.
+/// client's counters of failed passwords and the user's count of wrong codes. If the address was not verified before, also
+/// revokes the user's API keys and sent invitations.
 ///
 /// # Errors
 /// [`Error::InvalidLink`] as for [`verify_email`]; [`Error::Invalid`] if the password is the email address or name of the user;
@@ -185,7 +185,7 @@ pub async fn accept_invite(
     set_password(app, context, request, Action::InviteAccepted).await.map(drop)
 }
 
-/// A new password, and the token of the link that allows to set the password.
+/// A new password, and the token of the link that allows the change.
 struct PasswordByLink<'a> {
     token: &'a str,
     password: String,

@@ -11,7 +11,7 @@ use crate::{app::App, context::RequestContext, email_address::EmailLookup};
 /// The `tracing` target of the log lines. Operators filter by it.
 const TARGET: &str = "saas::security";
 
-/// The kind of a security event, with the fields that only this kind has.
+/// The kind of a security event, with the fields of this kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     LoginAccepted {
@@ -36,12 +36,12 @@ pub enum Event<'a> {
     AttemptThrottled {
         rule: &'static str,
     },
-    /// A caller exceeded a rate limit of requests (`src/rate_limits`). Each process logs this event at most once a minute for
-    /// each caller and limit.
+    /// A caller exceeded a rate limit of requests (`src/rate_limits`). Each process usually logs this event at most once a minute
+    /// for each caller and limit.
     RequestThrottled {
         rule: &'static str,
     },
-    /// A used refresh token was presented again, later than a retry, so its session was revoked.
+    /// A refresh token was presented again at least 10 seconds after its first use, so its session was revoked.
     TokenReplayed,
     AccessForbidden {
         reason: &'static str,
@@ -58,7 +58,7 @@ pub enum Event<'a> {
 }
 
 impl Event<'_> {
-    /// Returns the name of the event. Operators filter by it, so it never changes.
+    /// Returns the name of the event. Operators filter by it, so it must not change.
     pub const fn name(self) -> &'static str {
         match self {
             Self::LoginAccepted { .. } => "login.accepted",

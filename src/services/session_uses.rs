@@ -22,7 +22,8 @@ const BATCH_SESSIONS: usize = 1_000;
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Records the use of an active session, unless `last_seen_at` is at most five minutes old. If the session expires within a
-/// minute without a use, also writes the use to the database and discards the cached sessions of this process.
+/// minute without a use, and no use is pending yet, also writes the use to the database and discards the cached sessions of this
+/// process.
 pub(super) async fn record(app: &App, session: &Session) {
     if !session.is_touch_due() || session.has_ended() {
         return;

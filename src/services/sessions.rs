@@ -1,8 +1,8 @@
 //! Sessions, their short-lived access tokens and their refresh tokens.
 //!
-//! A refresh token can be used once, and each use returns the next token. If a used token is presented again later than a
-//! retry, it may have been stolen: the client and an attacker both have it. The server cannot distinguish them, so it
-//! revokes the session (RFC 9700 section 4.14.2, OWASP ASVS 5, 10.4.5).
+//! The use of a refresh token returns the next token. For 10 seconds, a retry gets the next token again. If a used token is
+//! presented later, it may have been stolen: the client and an attacker may both have it. The server cannot distinguish them, so
+//! it revokes the session (RFC 9700 section 4.14.2, OWASP ASVS 5, 10.4.5).
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -279,8 +279,8 @@ pub(super) async fn revoke_access(
     Ok(())
 }
 
-/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether any of these sessions was not
-/// revoked before.
+/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether this call has revoked a
+/// session.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

@@ -37,8 +37,8 @@ use crate::{
 /// The recipient of a mail that a request triggers.
 #[derive(Clone, Copy)]
 pub enum Recipient<'a> {
-    /// An address that may not be verified. All addresses of a mailbox share one counter, so that sub-addresses do not
-    /// evade the limit.
+    /// An address that may be unverified or unregistered. All addresses of a mailbox share one counter, so that sub-addresses do
+    /// not evade the limit.
     Unverified(&'a str),
     /// The verified address of a user, which has its own counter. With a shared counter, requests for mails to sub-addresses of
     /// the mailbox could prevent the user from getting a link.
@@ -91,7 +91,7 @@ impl<'a> Throttle<'a> {
         let network = ClientNetwork::of(context).to_string();
         let account = EmailLookup::new(email);
         let counter =
-            app.attempts.counter(&HASHES_PER_ACCOUNT_AND_CLIENT, &pair(account.subject(), &network));
+            app.attempts.counter(&HASHES_PER_ACCOUNT_AND_CLIENT, &pair_subject(account.subject(), &network));
         refuse(app, context, email, app.attempts.wait_locally(Operation::Acquire, &[counter]))
     }
 
@@ -151,7 +151,7 @@ impl<'a> Throttle<'a> {
             None => false,
         };
         let network = network.to_string();
-        let pair = pair(subject, &network);
+        let pair = pair_subject(subject, &network);
         let mut counters = vec![app.attempts.counter(&ATTEMPTS_PER_ACCOUNT_AND_CLIENT, &pair)];
         if !is_known {
             counters.push(app.attempts.counter(&ATTEMPTS_PER_ACCOUNT, subject));
@@ -173,8 +173,8 @@ impl<'a> Throttle<'a> {
 
     /// Counts a mail of this purpose to a recipient.
     ///
-    /// The caller must not return this error to an anonymous client that requests a link. The error shows that others
-    /// have requested links to this address.
+    /// A request for a link must not return this error to the client, because the error shows that others have requested links
+    /// to this address.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if too many such mails were requested.
@@ -203,8 +203,8 @@ impl<'a> Throttle<'a> {
         Self::notice_about(app, context, "notice", user).await
     }
 
-    /// As [`Self::notice`], for a notice of a new API key. It has its own counter: a session can create keys without the
-    /// password, and must not use up the notices of operations that require the password.
+    /// As [`Self::notice`], for a notice of a new API key. These notices have their own counter: a session can create keys
+    /// without the password, and must not use up the notices of operations that require the password.
     ///
     /// # Errors
     /// As [`Self::mail_to_recipient`].
@@ -228,7 +228,7 @@ impl<'a> Throttle<'a> {
         refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
     }
 
-    /// Counts an invitation to an organization, which any user can send.
+    /// Counts an invitation to an organization.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] after too many invitations by the inviter or to the mailbox.
@@ -270,8 +270,8 @@ fn refuse(app: &App, context: &RequestContext, email: &str, wait: Option<Wait>) 
     Err(Error::TooManyAttempts { retry_after: seconds })
 }
 
-/// Returns the name of the counter for a pair of account and client network.
-fn pair(account: &str, network: &str) -> String {
+/// Returns the subject of a counter for an account and a client network.
+fn pair_subject(account: &str, network: &str) -> String {
     format!("{account}\0{network}")
 }
 

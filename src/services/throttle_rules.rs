@@ -29,7 +29,7 @@ pub(super) static ATTEMPTS_PER_CLIENT: Rule = Rule {
     ttl_seconds: 3_600,
 };
 /// Password hashes for one account from one client network, for correct and wrong passwords. Each process counts its
-/// own hashes, because they use its CPU time. A client that logs in at most once a minute never has to wait.
+/// own hashes, because they use its CPU time.
 pub(super) static HASHES_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     name: "hashes",
     free_attempts: 30,

@@ -103,11 +103,10 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 ///
 /// # Errors
 /// [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`] without a
-/// secret from [`begin`], or if the second factor is already enabled; [`Error::InvalidToken`] if the password was set since the
-/// request began; and those of [`change`].
+/// secret from [`begin`], or if the second factor is already enabled; and those of [`change`].
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
     let session = actor.session().id;
-    // Checks the state before the attempt is counted, because a counted attempt would delay the logins of the user.
+    // Checks first that there is a secret to confirm: without one, the request must not count as an attempt.
     change(app, actor, Affected::Actor, async |tx, locked| {
         tx.set_identities_unchanged();
         find_unconfirmed(tx, locked.actor().id).await
@@ -289,7 +288,7 @@ async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor
     }
 }
 
-/// Returns the TOTP of a secret, with the parameters that all authenticators support: SHA-1, 6 digits, time steps of 30
+/// Returns the TOTP of a secret, with the default parameters of authenticators: SHA-1, 6 digits, time steps of 30
 /// seconds. The TOTP also accepts the code of the previous and the next time step.
 fn totp(app: &App, account: &str, secret: &[u8]) -> Result<Totp> {
     // Replaces colons, because a colon separates the issuer from the account in the label of the URI.

@@ -185,7 +185,7 @@ pub async fn invite_again(app: &App, actor: &AdminActor, once: &Once<'_, ()>, id
         if user.hashed_password.is_some() {
             return Err(Error::Conflict("The invitation has already been accepted"));
         }
-        // A deactivated user gets no link: the job of the mail would drop it.
+        // A deactivated user gets no link: the job that sends the mail would drop the mail.
         if !user.is_active {
             return Err(Error::Conflict("The user is deactivated; activate the user first"));
         }
@@ -213,10 +213,10 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a user with all sessions, tokens, codes, memberships, API keys and stored answers, and notifies the user by mail. Also
-/// deletes the ended invitations to the user's verified address, and purges the jobs that the user has enqueued. Schedules the
-/// erasure of the organizations in which the user is the owner and the only member. The user's audit trail entries stay for
-/// `AUDIT_RETENTION_DAYS`.
+/// Deletes a user with all sessions, tokens, memberships and API keys, the second factor, and the stored answers to the user's
+/// requests, and notifies the user by mail. Also deletes the ended invitations to the user's verified address, and purges the
+/// jobs that the user has enqueued. Schedules the erasure of the organizations in which the user is the owner and the only
+/// member. The user's audit trail entries stay for `AUDIT_RETENTION_DAYS`.
 ///
 /// # Errors
 /// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion;

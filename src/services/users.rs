@@ -52,9 +52,8 @@ pub(super) fn map_email_taken<T>(result: diesel::QueryResult<T>) -> Result<T> {
     })
 }
 
-/// Checks a new password in its normalized form, which is also the form that is hashed. The rules limit the length and refuse
-/// common passwords, but do not require certain characters (NIST SP 800-63B). Published defaults and examples are refused, too.
-/// `saas dev` creates an admin with the default password without this check.
+/// Checks a new password in its normalized form, which is also the form that is hashed. Refuses common passwords, and published
+/// defaults and examples. Requires no kinds of characters, such as digits (NIST SP 800-63B).
 ///
 /// # Errors
 /// A message for the user.
@@ -131,8 +130,8 @@ pub struct Registration {
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid or the password is
-/// the email address or name of the user; [`Error::TooManyAttempts`] if the network of the client, or the mailbox, has caused
-/// too many mails; [`Error::Unavailable`] if PostgreSQL does not answer, or too many passwords are being hashed.
+/// the email address or name of the user; [`Error::TooManyAttempts`] after too many mails by clients of
+/// this network or to the mailbox; [`Error::Unavailable`] if PostgreSQL does not answer, or too many passwords are being hashed.
 pub async fn register(app: &App, context: &RequestContext, new: Registration) -> Result<User> {
     let email = parse_email(&new.email)?.stored;
     check_not_personal("password", &new.password, &email, new.full_name.as_deref())?;

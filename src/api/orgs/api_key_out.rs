@@ -8,7 +8,7 @@ use crate::{
     api::{conditional::Volatile, respond::PageItem},
     models::api_key::ApiKey,
     services::{
-        api_keys::{DEFAULT_LIFETIME_DAYS, WithSecret},
+        api_keys::{DEFAULT_LIFETIME_DAYS, KeyWithSecret},
         permissions::Permission,
     },
 };
@@ -121,8 +121,8 @@ impl Example for NewApiKeyOut {
     }
 }
 
-impl From<WithSecret> for NewApiKeyOut {
-    fn from(new: WithSecret) -> Self {
+impl From<KeyWithSecret> for NewApiKeyOut {
+    fn from(new: KeyWithSecret) -> Self {
         Self { key: new.key.into(), secret: new.secret }
     }
 }
