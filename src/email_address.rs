@@ -11,11 +11,12 @@ use unicode_normalization::UnicodeNormalization;
 /// Maximum number of characters of an email address that the database stores.
 pub const MAX_EMAIL_CHARS: usize = 255;
 
-const INVALID: &str = "This is not a valid email address; it looks like name@example.com";
-const TOO_LONG: &str = "Email address must have at most 255 characters";
-const NO_DOT: &str = "Email address must have a domain with a dot after the @, as in name@example.com";
+const INVALID_EMAIL: &str = "This is not a valid email address; it looks like name@example.com";
+const EMAIL_TOO_LONG: &str = "Email address must have at most 255 characters";
+const EMAIL_DOMAIN_WITHOUT_DOT: &str =
+    "Email address must have a domain with a dot after the @, as in name@example.com";
 
-/// Invisible characters that [`Address`] accepts. They would make two different addresses look alike.
+/// Invisible characters, which would make two different addresses look alike.
 const INVISIBLE_CHARS: [char; 4] = ['\u{115F}', '\u{1160}', '\u{17B4}', '\u{17B5}'];
 
 /// An email address that this release accepts.
@@ -43,7 +44,7 @@ impl EmailAddress {
         let address = Self::parse_sender(text)?;
         match address.for_mail.domain().contains('.') {
             true => Ok(address),
-            false => Err(NO_DOT),
+            false => Err(EMAIL_DOMAIN_WITHOUT_DOT),
         }
     }
 
@@ -54,20 +55,20 @@ impl EmailAddress {
     pub fn parse_sender(text: &str) -> Result<Self, &'static str> {
         let text = text.trim();
         if text.chars().count() > MAX_EMAIL_CHARS {
-            return Err(TOO_LONG);
+            return Err(EMAIL_TOO_LONG);
         }
-        let (local, domain) = text.rsplit_once('@').ok_or(INVALID)?;
-        let (ascii, readable) = domain_forms(domain).ok_or(INVALID)?;
-        let local: String = unquoted(local).ok_or(INVALID)?.nfkc().collect();
+        let (local, domain) = text.rsplit_once('@').ok_or(INVALID_EMAIL)?;
+        let (ascii, readable) = domain_forms(domain).ok_or(INVALID_EMAIL)?;
+        let local: String = unquoted(local).ok_or(INVALID_EMAIL)?.nfkc().collect();
         let folded: String = local.to_lowercase().nfkc().collect();
         if folded.contains('"') || folded.contains(INVISIBLE_CHARS) {
-            return Err(INVALID);
+            return Err(INVALID_EMAIL);
         }
-        let for_mail = Address::new(&local, &ascii).map_err(|_| INVALID)?;
-        let key = Address::new(&folded, &ascii).map_err(|_| INVALID)?.to_string();
+        let for_mail = Address::new(&local, &ascii).map_err(|_| INVALID_EMAIL)?;
+        let key = Address::new(&folded, &ascii).map_err(|_| INVALID_EMAIL)?.to_string();
         let stored = format!("{folded}@{readable}");
         match stored.chars().count() > MAX_EMAIL_CHARS {
-            true => Err(TOO_LONG),
+            true => Err(EMAIL_TOO_LONG),
             false => Ok(Self { stored, key, for_mail }),
         }
     }
@@ -242,10 +243,10 @@ mod tests {
             assert!(EmailAddress::parse(bad).is_err(), "{bad:?}");
             assert_eq!(EmailLookup::new(bad).key, None, "{bad:?}");
         }
-        assert_eq!(EmailAddress::parse("a@b"), Err(NO_DOT));
+        assert_eq!(EmailAddress::parse("a@b"), Err(EMAIL_DOMAIN_WITHOUT_DOT));
         assert!(EmailAddress::parse_sender("a@localhost").is_ok());
         assert!(EmailAddress::parse_sender("a@127.0.0.1").is_err());
-        assert_eq!(EmailAddress::parse(&format!("{}@example.com", "a".repeat(250))), Err(TOO_LONG));
+        assert_eq!(EmailAddress::parse(&format!("{}@example.com", "a".repeat(250))), Err(EMAIL_TOO_LONG));
         assert!(EmailAddress::parse(&format!("{}@example.com", "a".repeat(65))).is_err());
         assert!(EmailAddress::parse(&format!("a@{}.com", "b".repeat(64))).is_err());
     }

@@ -93,7 +93,7 @@ impl RateLimits {
         }
     }
 
-    /// Decides whether a request of a caller is allowed, and counts it if it is.
+    /// Decides whether a request of a caller is allowed. Counts only allowed requests.
     pub fn take(&self, caller: Caller, class: Class, limit: Limit) -> Decision {
         let decision = self.table.take(Subject { caller, class }, limit, self.clock.now());
         // Most requests only read `is_used`, so that cores do not compete for its cache line.

@@ -86,14 +86,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_is_that_of_gzip_in_base_62() {
+    fn the_checksum_is_the_crc_32_in_base_62() {
         assert_eq!((crc32(b"123456789"), crc32(b"")), (0xcbf4_3926, 0));
         // 0xcbf43926 = 3 * 62^5 + 45 * 62^4 + 35 * 62^3 + 27 * 62^2 + 22 * 62 + 14
         assert_eq!((checksum("123456789").as_str(), checksum("").as_str()), ("3jZRME", "000000"));
     }
 
     #[test]
-    fn keys_have_the_form_and_differ() {
+    fn random_keys_are_well_formed_and_differ() {
         let keys: Vec<_> = (0..200).map(|_| random().unwrap()).collect();
         for key in &keys {
             assert!(is_well_formed(key) && has_prefix(key), "{key}");

@@ -1,9 +1,9 @@
 //! Operations of an invited user with an account: list the invitations to the user's own address, accept, decline.
 //!
-//! To accept or decline an invitation is to claim it. A claim locks the user, then the organization, then the invitation, so an
-//! invitation is claimed at most once. The account must have the invited address, and must have verified it, because anyone can
-//! register an address that belongs to another person. The inviter must still be allowed to invite, so the lock of the
-//! organization also prevents a change of the inviter's membership.
+//! To accept or decline an invitation is to claim it. A claim locks the user, then the organization, then the invitation. So an
+//! invitation is claimed at most once, and the inviter's membership does not change during the claim: the inviter must still be
+//! allowed to invite. The account must have the invited address, and must have verified it, because anyone can register an
+//! address that belongs to another person.
 //!
 //! Without a mail server, no user can verify an address and no invitation can be mailed, so the inviter receives the link and
 //! passes the link on. The token of such a link does not require a verified address.
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_masked_address_hides_the_local_part() {
+    fn a_masked_address_hides_most_of_the_local_part() {
         for (email, wanted) in [
             ("ada@example.com", "a***@example.com"),
             ("él.lovelace@bücher.example", "é***@bücher.example"),

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_checked_for_length_and_commonness() {
+    fn short_long_common_and_published_passwords_are_refused() {
         assert!(check_password("1234567").is_err());
         assert!(check_password("12345678").is_err(), "too common");
         for public in ["changethis123", "ChangeThis123", "choose one", "and another", "one of your own"] {
