@@ -41,7 +41,7 @@ pub struct Tokens {
     signing: EncodingKey,
     /// The current key, then the previous key if there was a rotation.
     verifying: Vec<DecodingKey>,
-    /// The same keys, from which refresh tokens and invitation tokens are derived.
+    /// The keys of `verifying` in the form for HMAC. Refresh tokens and invitation tokens are derived from them.
     mac_keys: Vec<hmac::Key>,
     validation: Validation,
     /// Lifetime of an access token in seconds.

@@ -6,7 +6,7 @@
 //! address that belongs to another person.
 //!
 //! Without a mail server, no user can verify an address and no invitation can be mailed, so the inviter receives the link and
-//! passes the link on. The token of such a link does not require a verified address.
+//! passes the link on. A claim by the token of such a link does not require a verified address.
 
 use super::{
     actor::{Actor, Affected},

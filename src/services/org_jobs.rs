@@ -39,7 +39,7 @@ pub struct ListedJob {
     pub job: OrgJob,
     /// `None` if neither the queue nor the table `job_outbox` contains the job.
     pub state: Option<State>,
-    /// `None` if the queue does not contain the job: it is not enqueued yet, or its record has expired.
+    /// `None` if the queue does not contain the job, for example because the record of the job has expired.
     pub status: Option<JobStatus>,
 }
 

@@ -113,7 +113,7 @@ impl OutboxMessage {
             true => PreparedJob::new(&job, &origin, options)?,
             false => {
                 let job = PreparedJob::new(&SendNewEmailMessage(job), &origin, options)?;
-                // In the table, all mails have one task, because they wait there together for a mail server.
+                // In the table, all mails have one task, by which the relay finds the mails that wait for a mail server.
                 PreparedJob { task: SendEmailMessage::NAME.into(), ..job }
             }
         };
@@ -132,8 +132,8 @@ impl OutboxMessage {
         }
     }
 
-    /// Returns whether a message that was written at this time is too old to be sent: its recipient does not expect it
-    /// any more. Both times are by the clock of the database.
+    /// Returns whether a message that was written at this time is too old to be sent. Both times are by the clock of the
+    /// database.
     pub fn is_too_old(&self, written_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
         now - written_at > self.max_age()
     }

@@ -6,8 +6,8 @@
 //! network in about the last 90 days, only failures from this network count. So an attacker in another network cannot delay the
 //! owner in this network (OWASP ASVS 5, 6.1.1 and 6.3.1).
 //!
-//! While Redis is unavailable, each process counts attempts in memory. It applies the same rules, some of them with lower
-//! limits, see [`Rule`](crate::attempts::Rule). So attempts are limited without Redis, too, but by each process separately.
+//! While Redis is unavailable, each process counts attempts in memory. Some rules then have lower limits, see
+//! [`Rule`](crate::attempts::Rule). So attempts are limited without Redis, too, but by each process separately.
 //!
 //! Every operation of the API that hashes a password, or sends a mail to an address that the caller may not own, must use a
 //! [`Throttle`]. The limits of `src/rate_limits` are separate: they apply to the requests of all operations, regardless of the

@@ -159,7 +159,7 @@ pub(super) async fn run_to_end<T: Send + 'static>(
     tokio::spawn(work.in_current_span()).await.map_err(Error::internal)?
 }
 
-/// When it is dropped, invalidates the cached identities of this process if the transaction may have changed one of them.
+/// On drop, invalidates the cached identities of this process if the transaction may have changed one of them.
 struct InvalidateIdentities<'a> {
     app: &'a App,
     effects: &'a Effects,

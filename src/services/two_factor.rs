@@ -99,7 +99,7 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// Enables the second factor and returns new recovery codes, which cannot be read again.
 ///
 /// The current session then counts as logged in with the second factor. The user's other sessions are revoked, because
-/// they were opened without it. The user gets a mail.
+/// they were opened without the second factor. The user gets a mail.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`] without a

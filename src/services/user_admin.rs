@@ -235,8 +235,8 @@ pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     OutboxMessage::notice(user, Notice::AccountDeleted).send(tx).await
 }
 
-/// Disables the second factor of a user who has lost it, revokes all sessions and login challenges of the user, and notifies the
-/// user by mail.
+/// Disables the second factor of a user, for example after the loss of the authenticator. Revokes all sessions and login
+/// challenges of the user, and notifies the user by mail.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist or the second factor is not enabled; and those of [`change`].
