@@ -1,5 +1,4 @@
-//! The Redis pool. The cache, the rate limits, the counters of attempts, the clients of the queue and the health checks use
-//! it. Workers fetch jobs and send heartbeats over their own connections.
+//! The Redis pool, which most parts of the product share. Workers fetch jobs and send heartbeats over their own connections.
 //!
 //! Connections are multiplexed. A connection returns to the pool before its command is answered, so it carries the
 //! commands of many callers at the same time. The pool pings only connections that were idle. It discards connections that
@@ -286,7 +285,7 @@ struct Connection {
     primary_changes: u64,
     last_used: Instant,
     /// Whether a ping is in progress, was interrupted or has failed.
-    is_pinged: bool,
+    has_unanswered_ping: bool,
 }
 
 struct Manager {
@@ -308,7 +307,13 @@ impl bb8::ManageConnection for Manager {
         let connect_timeout = CONNECT_TIMEOUT.max(self.timeout);
         let (inner, primary_changes) = self.servers.connect(connect_timeout, self.timeout).await?;
         let failed = Arc::default();
-        Ok(Connection { inner, failed, primary_changes, last_used: Instant::now(), is_pinged: false })
+        Ok(Connection {
+            inner,
+            failed,
+            primary_changes,
+            last_used: Instant::now(),
+            has_unanswered_ping: false,
+        })
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> RedisResult<()> {
@@ -319,16 +324,16 @@ impl bb8::ManageConnection for Manager {
             return Ok(());
         }
         // A checkout that times out drops this future. The flag then stays set, and the pool discards the connection.
-        connection.is_pinged = true;
+        connection.has_unanswered_ping = true;
         let command = redis::cmd("PING");
         let ping = command.query_async::<()>(&mut connection.inner);
         self.servers.before_change(connection.primary_changes, ping).await?;
-        connection.is_pinged = false;
+        connection.has_unanswered_ping = false;
         Ok(())
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         connection.last_used = Instant::now();
-        connection.is_pinged || !self.is_usable(connection)
+        connection.has_unanswered_ping || !self.is_usable(connection)
     }
 }

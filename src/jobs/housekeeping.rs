@@ -10,8 +10,7 @@ use crate::{
     services,
 };
 
-/// Deletes expired and old data, accounts and organizations whose grace period has ended, and organizations without members.
-/// Also fills in missing keys of email addresses and missing personal organizations. Runs daily at 03:17 UTC.
+/// Deletes expired data and fills in missing data, as described at [`services::housekeeping::run`]. Runs daily at 03:17 UTC.
 #[derive(Serialize, Deserialize)]
 pub struct Housekeeping {}
 

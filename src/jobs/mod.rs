@@ -1,4 +1,4 @@
-//! The jobs of this product, one file each, and the list of jobs that a worker can run.
+//! The jobs of this product, and the list of jobs that a worker can run.
 
 mod announce_key_expiry;
 mod example_task;
@@ -54,9 +54,9 @@ impl Context {
     /// the membership again, because it may have changed since the job was enqueued.
     ///
     /// # Errors
-    /// Return the error from `run`. It cancels the job if the owner is not an active member with the permission, or if the
-    /// organization is suspended or scheduled for deletion. Otherwise, it retries the job, for example if PostgreSQL does not
-    /// answer.
+    /// A failure, which `run` must return. It cancels the job if the owner is not an active member with the permission, or if
+    /// the organization is suspended or scheduled for deletion. After any other error, the job is retried while attempts
+    /// remain.
     pub async fn org(&self, permission: Permission) -> JobResult<OrgAccess> {
         org_jobs::access(&self.state, &self.origin, permission).await.map_err(org_failure)
     }

@@ -26,7 +26,7 @@ impl Job for ProcessData {
 
     async fn run(self, _ctx: Context) -> JobResult {
         let keys = first_keys(&self.data);
-        let values: usize = self.data.values().map(leaves).sum();
+        let values: usize = self.data.values().map(count_leaves).sum();
         Ok(json!({ "status": "processed", "keys": keys, "values": values }))
     }
 }
@@ -42,10 +42,10 @@ fn first_keys(data: &Map<String, Value>) -> Vec<&String> {
 }
 
 /// Counts the values that are neither arrays nor objects.
-fn leaves(value: &Value) -> usize {
+fn count_leaves(value: &Value) -> usize {
     match value {
-        Value::Array(items) => items.iter().map(leaves).sum(),
-        Value::Object(fields) => fields.values().map(leaves).sum(),
+        Value::Array(items) => items.iter().map(count_leaves).sum(),
+        Value::Object(fields) => fields.values().map(count_leaves).sum(),
         _ => 1,
     }
 }
@@ -63,6 +63,6 @@ mod tests {
 
     #[test]
     fn nested_values_are_counted() {
-        assert_eq!(leaves(&json!({ "a": [1, 2, { "b": null }], "c": {} })), 3);
+        assert_eq!(count_leaves(&json!({ "a": [1, 2, { "b": null }], "c": {} })), 3);
     }
 }

@@ -10,9 +10,8 @@ use crate::{
     services::job_relay::sweep,
 };
 
-/// Enqueues the jobs that remain in the tables `job_outbox` and `outbox`: the jobs of commands, and the jobs that no process
-/// has enqueued because Redis was unavailable or a process crashed. Also deletes mails that are too old to be sent, and sets
-/// aside jobs that cannot be enqueued. Runs every minute.
+/// Enqueues the jobs that remain in the tables `job_outbox` and `outbox`, for example after a crash or an outage of Redis. Also
+/// deletes mails that are too old to be sent, and sets aside for an operator jobs that cannot be enqueued. Runs every minute.
 #[derive(Serialize, Deserialize)]
 pub struct RelayOutbox {}
 

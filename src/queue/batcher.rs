@@ -18,7 +18,7 @@ use super::{
     push_client::PushClient,
 };
 
-/// Enqueues jobs in batches: jobs that arrive while one batch is being pushed form the next. Clones share the batches.
+/// Enqueues jobs in batches: jobs that arrive while one batch is being pushed form the next ones. Clones share the batches.
 #[derive(Clone)]
 pub(super) struct EnqueueBatcher {
     pushes: PushClient,
@@ -40,9 +40,8 @@ pub(super) struct Destination {
     pub(super) group: Option<String>,
     /// The limits of each owner. They apply only to jobs with an owner. `None` for no limits.
     pub(super) limits: Option<OwnerLimits>,
-    /// Whether the jobs are prepared jobs, which a transaction has accepted. Prepared jobs count for their owner, but no limit
-    /// refuses them.
-    pub(super) accepted: bool,
+    /// Whether the jobs are prepared jobs, which count for their owner, but no limit refuses them.
+    pub(super) is_prepared: bool,
 }
 
 struct PendingJob {
@@ -114,10 +113,10 @@ impl EnqueueBatcher {
         for job in batch {
             destinations.entry(job.destination.clone()).or_default().push(job);
         }
-        let groups: Vec<_> = destinations.into_iter().collect();
-        let replies = self.push_groups(&groups).await;
+        let pushes: Vec<_> = destinations.into_iter().collect();
+        let replies = self.push_each(&pushes).await;
         let mut single = Vec::new();
-        for ((destination, jobs), reply) in groups.into_iter().zip(replies) {
+        for ((destination, jobs), reply) in pushes.into_iter().zip(replies) {
             let is_limit = reply.as_ref().is_err_and(|error| matches!(**error, Error::OwnerLimit(_)));
             if is_limit && jobs.len() > 1 {
                 // The limit may allow some of these jobs, so each is pushed again alone.
@@ -127,24 +126,24 @@ impl EnqueueBatcher {
             }
         }
         if !single.is_empty() {
-            let replies = self.push_groups(&single).await;
+            let replies = self.push_each(&single).await;
             single.into_iter().zip(replies).for_each(|((_, jobs), reply)| send(jobs, &reply));
         }
     }
 
-    /// Enqueues all or none of the jobs of each destination. Returns a reply for each destination.
-    async fn push_groups(&self, groups: &[(Destination, Vec<PendingJob>)]) -> Vec<Reply> {
-        let mut prepared = Vec::with_capacity(groups.len());
-        for (destination, jobs) in groups {
+    /// Pushes the jobs of each entry atomically. Returns a reply for each entry, in the same order.
+    async fn push_each(&self, pushes: &[(Destination, Vec<PendingJob>)]) -> Vec<Reply> {
+        let mut parts = Vec::with_capacity(pushes.len());
+        for (destination, jobs) in pushes {
             let options = EnqueueOptions { group: destination.group.clone(), ..EnqueueOptions::default() };
             let jobs: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.envelope.as_str())).collect();
-            prepared.push((destination, options, jobs));
+            parts.push((destination, options, jobs));
         }
-        let mut calls = Vec::with_capacity(groups.len());
-        for (destination, options, jobs) in &prepared {
-            let accepted = destination.accepted.then_some(Duration::ZERO);
+        let mut calls = Vec::with_capacity(pushes.len());
+        for (destination, options, jobs) in &parts {
+            let prepared_age = destination.is_prepared.then_some(Duration::ZERO);
             let (queue, limits) = (&*destination.queue, destination.limits);
-            calls.push(Push { queue, jobs, options, limits, accepted });
+            calls.push(Push { queue, jobs, options, limits, prepared_age });
         }
         let answers = self.pushes.push_all(&calls).await;
         let replies: Vec<Reply> =
@@ -176,7 +175,7 @@ fn send(jobs: Vec<PendingJob>, reply: &Reply) {
     }
 }
 
-/// Resets the batcher if the task that pushes is dropped before its end, as when its runtime shuts down.
+/// Resets the batcher if the task that pushes is dropped before its end, for example when its runtime shuts down.
 struct PushGuard {
     batcher: EnqueueBatcher,
     done: bool,

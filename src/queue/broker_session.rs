@@ -64,7 +64,8 @@ pub(super) struct FlushResult {
     /// Time until a used-up rate limit allows another job. `None` if this fetch has used up no rate limit, and no used-up
     /// rate limit holds jobs back.
     pub(super) retry_after: Option<Duration>,
-    /// Whether Redis answered all calls, and the flush could fetch. A flush that releases a lost fetch does not fetch.
+    /// Whether all calls have succeeded, and none of them released a lost fetch. A flush that releases a lost fetch fetches no
+    /// jobs.
     pub(super) complete: bool,
     /// Whether the flush had jobs to settle. Jobs that depend on the settled jobs may have become ready.
     pub(super) settled: bool,
@@ -88,7 +89,7 @@ impl BrokerSession {
 
     /// Adds deliveries for the next flush to settle.
     pub(super) fn add(&mut self, completed: impl IntoIterator<Item = CompletedDelivery>) {
-        // One batch per queue, so that one call settles the last job of a lease and ends the lease.
+        // One batch per queue, because one call of the script `settle` settles jobs of one queue.
         SettlementBatch::group(&mut self.unsettled, completed, &self.leases);
     }
 
@@ -279,7 +280,7 @@ impl SettlementBatch {
         call.invoke_async(&mut conn).await
     }
 
-    /// Removes the leases whose last job was settled, and logs rejected deliveries.
+    /// Removes the leases whose last job was settled or rejected, and logs the number of rejected deliveries.
     fn finish_settlement(&self, rejected: &[usize], leases: &Leases) {
         self.ended_leases.iter().for_each(|lease| leases.remove(lease));
         if !rejected.is_empty() {

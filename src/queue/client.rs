@@ -14,8 +14,8 @@ use super::{
 pub struct QueueOptions {
     /// Prefix of every key in Redis. Redis Cluster needs a hash tag, such as `{rq}`.
     pub prefix: String,
-    /// How long Redis may take to answer one attempt. All attempts of one call together have twice this
-    /// time. A call that enqueues has up to three times this time, including the wait for replicas.
+    /// How long Redis may take to answer one attempt. All attempts of one call of a script together have twice this time. To
+    /// enqueue a batch of jobs takes up to three times this time, including the wait for replicas.
     pub timeout: Duration,
 }
 
@@ -58,7 +58,7 @@ impl Queue {
         Self { owner_limits: Some(limits), ..self }
     }
 
-    /// Returns a client of another prefix on the same server, which does not wait for replicas.
+    /// Returns a client of another prefix on the same connection. The client does not wait for replicas.
     pub(super) fn with_prefix(&self, prefix: &str) -> Self {
         let scripts = self.scripts.with_prefix(prefix);
         let pushes = PushClient::new(scripts.clone());

@@ -24,7 +24,7 @@ pub trait Connector: Send + Sync + 'static {
     /// As [`Self::connect`].
     fn connect_blocking(&self, connect_timeout: Duration) -> RedisResult<redis::Connection>;
 
-    /// Returns a channel whose value changes when another server has become the primary. The caller must then replace older
+    /// Returns a channel whose value changes when the primary or its address has changed. The caller must then replace older
     /// connections: the old primary may still accept writes, which are lost.
     fn primary_changes(&self) -> watch::Receiver<u64>;
 }

@@ -103,7 +103,7 @@ impl Queue {
     }
 
     /// Puts the failed jobs of a queue back into the queue, each as [`requeue`](Self::requeue) does. Jobs that fail after
-    /// `queue` was read stay failed. Returns how many jobs went back. The number is too low if an answer of Redis was lost.
+    /// `queue` was read stay failed. Returns how many jobs went back. The number may be too low if an answer of Redis was lost.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
@@ -120,10 +120,10 @@ impl Queue {
         }
     }
 
-    /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Keeps jobs that are enqueued
-    /// or fail after `queue` was read. Jobs that wait for a deleted job fail, unless their
-    /// [`after_failures`](super::EnqueueOptions::after_failures) is set. Returns how many jobs were deleted. The number is too
-    /// low if an answer of Redis was lost.
+    /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Keeps failed jobs that have
+    /// failed, and other jobs that were created, after `queue` was read. Jobs that wait for a deleted job fail, unless their
+    /// [`after_failures`](super::EnqueueOptions::after_failures) is set. Returns how many jobs were deleted. The number may be
+    /// too low if an answer of Redis was lost.
     ///
     /// # Errors
     /// [`Error::Invalid`] for any other state; [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
@@ -154,8 +154,8 @@ impl Queue {
     }
 
     /// Deletes the jobs of an owner that are queued, scheduled, deferred or failed, and tells the owner's running jobs to stop.
-    /// Jobs that wait for a deleted job fail, as with [`purge`](Self::purge). The returned numbers are too low if an answer of
-    /// Redis was lost.
+    /// Jobs that wait for a deleted job fail, as with [`purge`](Self::purge). The returned numbers may be too low if an answer
+    /// of Redis was lost.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.

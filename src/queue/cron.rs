@@ -83,14 +83,14 @@ impl CronSchedules {
         for (entry, before) in self.0.iter().zip(due_times) {
             let due = before.parse::<i64>().ok();
             let Some(next) = entry.next_after(now) else { continue };
-            // A later due time was stored while the clock of Redis was ahead. It is replaced without a run, unless the clock was
-            // ahead for one run only: that run must not be repeated.
+            // The stored due time may be the one after the next, if the clock of Redis has gone back since the next run was
+            // enqueued: this run must not be enqueued twice. Any later due time is wrong, and is replaced without a run.
             let is_valid = |due| due <= next || entry.next_after(next) == Some(due);
             if due.is_some_and(|due| now < due && is_valid(due)) {
                 continue;
             }
-            let missed = due.filter(|due| *due <= now && entry.should_run(*due, now));
-            let envelope = missed.and_then(|_| entry.envelope(now));
+            let due_run = due.filter(|due| *due <= now && entry.should_run(*due, now));
+            let envelope = due_run.and_then(|_| entry.envelope(now));
             let id = uuid::Uuid::now_v7().simple().to_string();
             fired.push(envelope.is_some());
             call.arg(&entry.name)

@@ -19,13 +19,14 @@ use super::{
     signals::{JobSignals, StopReason},
 };
 
-/// How long a job may continue after it was told to stop; then it is dropped. A job whose lease is lost is dropped at once.
+/// How long a job may continue after it was told to stop or has timed out; then it is dropped. A job whose lease is lost is
+/// dropped at once.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// Maximum size of an outcome in bytes of JSON. A larger result belongs in a row or a file, and the job returns the key of
 /// the row or the name of the file.
 const MAX_OUTCOME_BYTES: usize = 1024 * 1024;
-/// About how long a job whose task this build does not know is left to other workers, before the job fails. A newer build that
-/// is being rolled out may know the task.
+/// About how long a job with an unknown task is left to other workers, before the job fails. A newer build that is being rolled
+/// out may know the task.
 const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);
 /// Delay before a job is delivered again, if the check whether it may run returned an error.
@@ -39,7 +40,7 @@ pub(super) struct Delivery {
     pub(super) envelope: Vec<u8>,
     pub(super) failures: u32,
     pub(super) crashes: u32,
-    /// Whether Redis has records of earlier attempts, which must be deleted with the job.
+    /// Whether Redis has counts of failures or crashes of the job, which must be deleted with the job.
     pub(super) has_records: bool,
     /// Whether the job was fetched before there was a free slot for it.
     pub(super) is_ahead: bool,
@@ -48,7 +49,7 @@ pub(super) struct Delivery {
     pub(super) signals: JobSignals,
 }
 
-/// The fields that this release reads from an envelope of a later version.
+/// The fields that are read from an envelope that cannot be parsed, because it may be of a later version.
 #[derive(serde::Deserialize)]
 struct EnvelopeHead {
     v: u8,
@@ -85,7 +86,7 @@ impl Delivery {
         self.failures.saturating_add(self.crashes).saturating_add(1)
     }
 
-    /// Runs the job, unless it was told to stop before, its task is unknown, or [`Self::check_origin`] prevents it.
+    /// Runs the job, unless it was told to stop before, its task or version is unknown, or [`Self::check_origin`] prevents it.
     async fn start<S: JobState>(
         &self,
         mut envelope: Envelope,
@@ -123,8 +124,8 @@ impl Delivery {
         .await
     }
 
-    /// Checks whether a job with an owner or a scope may run, and returns `None` if it may. Otherwise, returns what happens
-    /// instead: the job is canceled, or delivered again if the check fails.
+    /// Checks whether the job may run. Returns `None` if it may, or if it has neither an owner nor a scope. Otherwise, returns
+    /// what happens to the job instead.
     async fn check_origin<S: JobState>(&self, envelope: &Envelope, state: &S) -> Option<Disposition> {
         if envelope.owner.is_none() && envelope.scope.is_none() {
             return None;
@@ -225,7 +226,7 @@ impl Delivery {
             tracing::error!(error = %error, "job failed: its result is nested too deeply to be parsed again");
             return self.dead("The job's result is nested too deeply", &error.to_string());
         }
-        let has_records = self.has_records || envelope.has_extras() || self.signals.has_reported();
+        let has_records = self.has_records || envelope.has_group_or_key() || self.signals.has_reported();
         let origin = ended_origin(envelope.owner, envelope.scope.as_deref());
         Disposition::Finished { outcome, ttl: envelope.ttl, origin, has_records }
     }
@@ -308,7 +309,7 @@ impl Delivery {
     }
 }
 
-/// Returns the message of a panic.
+/// Returns the message of a panic; empty if the panic has no text.
 pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()

@@ -41,7 +41,7 @@ impl Queue {
             queue: J::QUEUE.into(),
             group: options.group,
             limits: self.owner_limits(),
-            accepted: false,
+            is_prepared: false,
         };
         self.batcher().push(destination, id.clone(), envelope).await?;
         tracing::debug!(job_id = id, task = J::NAME, queue = J::QUEUE, "job enqueued");
@@ -101,7 +101,7 @@ impl Queue {
         let (id, envelope) = create_job(job, &origin, &options)?;
         let jobs = [(id.as_str(), envelope.as_str())];
         let limits = self.owner_limits();
-        let push = Push { queue: J::QUEUE, jobs: &jobs, options: &options, limits, accepted: None };
+        let push = Push { queue: J::QUEUE, jobs: &jobs, options: &options, limits, prepared_age: None };
         let known = self.pushes().push(push).await?;
         let is_duplicate = !known.is_empty();
         let id = known.into_iter().next().unwrap_or(id);
@@ -110,7 +110,7 @@ impl Queue {
     }
 
     /// Enqueues many jobs and returns their ids in the same order. They are enqueued in batches of up to 250 jobs and 4
-    /// MiB, each atomically. After an error, some batches may be enqueued.
+    /// MiB, each atomically. After an error, some batches may have been enqueued.
     ///
     /// # Errors
     /// [`Error::Invalid`] for invalid options, or if `unique` or `after` is set; and as [`enqueue`](Self::enqueue).
@@ -139,7 +139,7 @@ impl Queue {
         }
         for batch in &batches {
             let limits = self.owner_limits();
-            let push = Push { queue: J::QUEUE, jobs: batch, options: &options, limits, accepted: None };
+            let push = Push { queue: J::QUEUE, jobs: batch, options: &options, limits, prepared_age: None };
             self.pushes().push(push).await?;
         }
         Ok(jobs.into_iter().map(|(id, _)| id).collect())

@@ -11,12 +11,13 @@ use super::{
     owner::{check_scope, group_of, is_reserved_group},
 };
 
+/// Maximum size of the name of a group, and of a unique key.
 const MAX_NAME_BYTES: usize = 255;
 const MAX_DEPENDENCIES: usize = 100;
 const MAX_UNIQUE_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The options of enqueuing a job: when, where, how often, and after which jobs. By default, the job goes to the end of its
-/// queue, now, without a unique key or dependencies.
+/// queue or group, now, without a unique key or dependencies.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EnqueueOptions {
@@ -46,7 +47,7 @@ pub enum When {
     At(DateTime<Utc>),
 }
 
-/// Deduplicates jobs: while a job has the key, `on_duplicate` says how another job with the same key is enqueued. The key is
+/// Deduplicates jobs: while a job has the key, `on_duplicate` says what happens to another job with the same key. The key is
 /// free again when the window is over, or when the job fails for good, is canceled or is purged. A job that has finished
 /// keeps the key until the window is over.
 #[derive(Debug, Clone, Serialize, Deserialize)]

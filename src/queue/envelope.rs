@@ -24,10 +24,10 @@ pub struct Origin {
 pub(super) struct ErrorRecord {
     /// Text that the owner of the job may read.
     pub(super) message: String,
-    /// Text that only admins may read.
+    /// Text for admins, which the owner of the job must not read.
     #[serde(default)]
     pub(super) detail: Option<String>,
-    /// Milliseconds since the epoch.
+    /// When the attempt failed, in milliseconds since the epoch. 0 if unknown.
     #[serde(default)]
     pub(super) at: i64,
 }
@@ -48,7 +48,7 @@ pub(super) struct Envelope<P = Value> {
     /// Id of the request for which the job was enqueued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) req: Option<String>,
-    /// Trace context of that request (W3C `traceparent`).
+    /// Trace context of the request for which the job was enqueued (W3C `traceparent`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) trace: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,7 @@ impl Envelope {
     pub(super) const VERSION: u8 = 1;
 
     /// Returns whether Redis stores a group or a unique key of the job besides its envelope.
-    pub(super) fn has_extras(&self) -> bool {
+    pub(super) fn has_group_or_key(&self) -> bool {
         self.group.is_some() || self.key.is_some()
     }
 

@@ -47,7 +47,7 @@ pub enum OwnerLimit {
     Jobs,
     #[error("The unfinished jobs are too large in total; try again when some have finished")]
     Bytes,
-    /// The limit allows the refused jobs after `wait`, if the owner enqueues no others before.
+    /// The limit refuses the same jobs for at least `wait`.
     #[error("Too many jobs in the last hour; try again later")]
     Rate { wait: Duration },
 }

@@ -9,8 +9,8 @@ use super::{
 
 /// Why an attempt of a job did not finish, and what happens next.
 ///
-/// `?` converts any error, and the job is retried. Only admins can read the text of such an error, since it may contain
-/// hosts, paths or personal data; [`Failure::new`] has a message for the owner of the job.
+/// `?` converts any error, and the job is retried while attempts remain. The owner of the job cannot read the text of such an
+/// error, since it may contain hosts, paths or personal data; [`Failure::new`] has a message for the owner.
 #[derive(Debug)]
 pub struct Failure {
     message: Option<String>,

@@ -49,7 +49,8 @@ impl Heartbeat {
         Ok(Self { leases, signed_off })
     }
 
-    /// Ends the threads, and waits until the worker is removed from the list of workers, for at most [`SIGN_OFF_TIMEOUT`].
+    /// Tells the threads to end, and waits until the worker is removed from the list of workers, for at most
+    /// [`SIGN_OFF_TIMEOUT`].
     pub(super) async fn stop(mut self) {
         self.leases.close();
         let _ = tokio::time::timeout(SIGN_OFF_TIMEOUT, &mut self.signed_off).await;
@@ -86,7 +87,7 @@ struct Beat {
 
 impl HeartbeatLoop {
     fn run(mut self, leases: &Leases) {
-        // At least once a second, because the answer also says which running jobs were canceled.
+        // At most a second, because the answer also says which running jobs were canceled.
         let interval = (self.lease / 4).min(Duration::from_secs(1));
         let mut conn = None;
         // Progress that a failed heartbeat has not sent.

@@ -36,16 +36,17 @@ pub struct QueueInfo {
     pub deferred: u64,
     pub started: u64,
     pub failed: u64,
-    /// Age of the oldest job among those that are next in the queue or in one of its groups, in seconds since it was enqueued.
-    /// Includes the time of a delay or of retries. `None` if no job is queued.
+    /// Age of the oldest job among those that are next in the queue or in one of its groups, in seconds since the job was
+    /// created. Includes the time of a delay or of retries. `None` if no job is queued.
     pub latency_seconds: Option<f64>,
     pub totals: Totals,
-    /// How many jobs may run at once, in all workers together.
+    /// How many jobs may run at once, in all workers together. `None` for no limit.
     pub concurrency_limit: Option<u32>,
+    /// `None` for no limit.
     pub rate_limit: Option<Rate>,
 }
 
-/// Totals since the queue was created. Purged jobs count as canceled, unless they had failed. So the sum of `enqueued` and
+/// Totals since the queue was created. Purged jobs count as canceled, unless they had failed. The sum of `enqueued` and
 /// `requeued` is the sum of `finished`, `failed` and `canceled`, plus the number of jobs that still wait or run.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Totals {
@@ -72,7 +73,7 @@ impl JobPosition {
     }
 }
 
-/// The answer of the script for one queue: fields in a fixed order.
+/// The answer of the script `inspect` for one queue: fields in a fixed order.
 struct Row(Vec<Value>);
 
 impl Row {
@@ -205,8 +206,8 @@ impl Queue {
     /// Returns up to `count` jobs of a queue in one state after a position, like [`Self::list`], and the position of the next
     /// page, `None` after the last page.
     ///
-    /// A page continues where the previous page has ended, even if up to 1,000 jobs have left or joined the list meanwhile.
-    /// If the last five jobs of the previous page have left the list, jobs may be repeated.
+    /// A page continues where the previous page has ended, if one of the last five jobs of that page has moved by at most
+    /// 1,000 places in the list. Otherwise, jobs may be repeated or omitted.
     ///
     /// # Errors
     /// As [`Self::list`].

@@ -51,7 +51,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The time limit of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(180);
     /// How long the outcome is kept after the job has finished, or was canceled while it ran: 8 s to 366 days. A limit of
-    /// [`Retention`](super::Retention) or a nearly full Redis shortens this time.
+    /// [`Retention`](super::Retention) or a nearly full Redis may shorten this time.
     const RESULT_TTL: Duration = Duration::from_secs(60 * 60);
     /// When the job runs periodically. `None` if it does not.
     const SCHEDULE: Option<Schedule<Self>> = None;
@@ -84,8 +84,8 @@ pub struct Context<S> {
 
 impl<S> Context<S> {
     /// Waits until the job must stop: it was canceled or timed out, its lease was lost, or its worker shuts down and the
-    /// grace period is over. The job is dropped at its next `await` one second later, or without this second if its lease was
-    /// lost.
+    /// grace period is over. One second later, the job is dropped at its next `await`. A job whose lease was lost does not get
+    /// this second.
     pub async fn stopped(&self) {
         self.signals.token().cancelled().await;
     }

@@ -55,7 +55,7 @@ impl<S: JobState> JobType<S> {
     }
 }
 
-/// Returns the arguments of one scheduled run.
+/// Returns the arguments of one scheduled run; JSON `null` without a schedule.
 fn payload<J: Job>() -> serde_json::Result<Value> {
     J::SCHEDULE.map_or(Ok(Value::Null), |schedule| serde_json::to_value(schedule.job()))
 }

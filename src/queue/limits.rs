@@ -6,7 +6,7 @@ const MAX_TEXT_BYTES: usize = 8 * 1024;
 /// Maximum number of levels of arrays and objects that `serde_json` parses.
 const MAX_PARSED_DEPTH: usize = 127;
 
-/// Shortens a text to 8 KiB, at a character boundary.
+/// Shortens a text to at most 8 KiB, at a character boundary.
 pub(super) fn truncate(text: &mut String) {
     text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
 }

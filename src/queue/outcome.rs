@@ -1,7 +1,6 @@
 //! The records of a job that has finished or was canceled. Redis keeps the outcome for `RESULT_TTL`, or for an hour if the
-//! job was canceled while it waited, and the state, owner and scope for at least a day. Beyond the limits of
-//! [`Retention`](super::Retention), the oldest records are deleted earlier. If Redis is nearly full, outcomes are deleted
-//! earlier, too; if Redis refuses jobs and no outcome is left, also states.
+//! job was canceled while it waited, and the state, owner and scope for at least a day. The limits of
+//! [`Retention`](super::Retention) or a nearly full Redis may shorten these times.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,9 +1,8 @@
 //! Jobs that belong to a user or to a scope: who may enqueue them, how many, their groups, and the result of a purge.
 //!
-//! Redis has a hash for each owner with waiting or running jobs, which counts these jobs and their bytes. The scripts update
-//! the hash, so the limits hold for all processes of the product together. A scope is a text of the product, such as the id
-//! of a tenant. The jobs of a scope are one group, which takes turns with the other groups, and each job still counts for its
-//! owner.
+//! For each owner with waiting or running jobs, Redis has a hash with the numbers of these jobs and of their bytes. The scripts
+//! update the hash, so the limits hold for all processes of the product together. A scope is a text of the product, such as the
+//! id of a tenant. The jobs of a scope take turns with other groups like one group, and each job still counts for its owner.
 
 use super::{
     envelope::Origin,

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Maximum number of written jobs that [`Queue::check_owner`] looks up in Redis. Further jobs count as not enqueued.
-const MAX_LOOKED_UP: usize = 200;
+const MAX_LOOKED_UP_JOBS: usize = 200;
 
 /// A job that has an id and an envelope, and is written elsewhere before it is enqueued.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -113,7 +113,7 @@ impl Queue {
             queue: job.queue.clone().into(),
             group: job.options.group.clone(),
             limits: self.owner_limits(),
-            accepted: true,
+            is_prepared: true,
         };
         self.batcher().push(destination, job.id.clone(), job.envelope.clone()).await?;
         tracing::debug!(job_id = job.id, task = job.task, queue = job.queue, "job enqueued");
@@ -131,7 +131,7 @@ impl Queue {
         let jobs = [(job.id.as_str(), job.envelope.as_str())];
         let limits = self.owner_limits();
         let push =
-            Push { queue: &job.queue, jobs: &jobs, options: &job.options, limits, accepted: Some(since) };
+            Push { queue: &job.queue, jobs: &jobs, options: &job.options, limits, prepared_age: Some(since) };
         let known = self.pushes().push(push).await?;
         let is_duplicate = !known.is_empty();
         let id = known.into_iter().next().unwrap_or_else(|| job.id.clone());
@@ -150,7 +150,7 @@ impl Queue {
     /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer in time or refuses the call.
     pub async fn check_owner(&self, owner: i64, bytes: u64, written: &[(String, u64)]) -> Result<()> {
         let Some(limits) = self.owner_limits() else { return Ok(()) };
-        let (looked_up, others) = written.split_at(written.len().min(MAX_LOOKED_UP));
+        let (looked_up, others) = written.split_at(written.len().min(MAX_LOOKED_UP_JOBS));
         let bytes = others.iter().fold(bytes, |sum, (_, bytes)| sum.saturating_add(*bytes));
         let mut call = self.prepare_call(&scripts::CHECK_OWNER);
         call.arg(owner).arg(1 + others.len()).arg(bytes).arg(limits.jobs).arg(limits.bytes);

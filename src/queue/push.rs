@@ -35,7 +35,7 @@ pub(super) struct Push<'a> {
     pub(super) limits: Option<OwnerLimits>,
     /// For prepared jobs, the time since the first push that may have enqueued them; zero if this is the first push. Prepared
     /// jobs count for their owner, but no limit refuses them. `None` for other jobs.
-    pub(super) accepted: Option<Duration>,
+    pub(super) prepared_age: Option<Duration>,
 }
 
 /// Enqueues jobs. A repeated push enqueues nothing while Redis knows the ids, which the caller has created.
@@ -50,7 +50,7 @@ pub(super) struct Push<'a> {
 /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer in time, or refuses the jobs because it is full
 /// or for another reason.
 pub(super) async fn push(client: &ScriptClient, push: &Push<'_>) -> Result<Vec<String>> {
-    let Push { queue, jobs, options, limits, accepted } = *push;
+    let Push { queue, jobs, options, limits, prepared_age } = *push;
     let when = match options.when {
         When::Now => "0".to_owned(),
         When::In(delay) => format!("+{}", delay.as_millis()),
@@ -71,7 +71,7 @@ pub(super) async fn push(client: &ScriptClient, push: &Push<'_>) -> Result<Vec<S
     let limit = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     call.arg(limit(limits.map(|limits| limits.jobs))).arg(limit(limits.map(|limits| limits.bytes)));
     call.arg(limit(limits.and_then(|limits| limits.per_hour)));
-    call.arg(limit(accepted.map(|age| age.as_millis() as u64)));
+    call.arg(limit(prepared_age.map(|age| age.as_millis() as u64)));
     for (id, _) in jobs {
         call.arg(*id);
     }

@@ -151,7 +151,7 @@ impl Replication {
     async fn attempt(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
         let (connection, changes) = match self.connect(scripts.timeout()).await {
             Ok(opened) => opened,
-            Err(error) => return failed(calls, &error),
+            Err(error) => return fail_all(calls, &error),
         };
         let pushing = async {
             let answers = push_on(&scripts.on(connection.clone()), calls).await;
@@ -164,7 +164,7 @@ impl Replication {
         let primary_changes = self.connector.primary_changes();
         let (answers, waited) = match before_change(changes, primary_changes, pushing).await {
             Ok(ended) => ended,
-            Err(error) => return failed(calls, &error),
+            Err(error) => return fail_all(calls, &error),
         };
         let is_unavailable = |answer: &Result<_>| matches!(answer, Err(Error::Unavailable(_)));
         if !answers.iter().any(is_unavailable) && !matches!(waited, Err(WaitError::Redis(_))) {
@@ -228,7 +228,7 @@ impl Replication {
 }
 
 /// Returns the same error as the answer to each call.
-fn failed(calls: &[Push<'_>], error: &RedisError) -> Answers {
+fn fail_all(calls: &[Push<'_>], error: &RedisError) -> Answers {
     calls.iter().map(|_| Err(error.clone().into())).collect()
 }
 

@@ -15,9 +15,9 @@ pub struct Queues {
 impl std::str::FromStr for Queues {
     type Err = anyhow::Error;
 
-    /// Parses `critical,default` (strict: `default` only if `critical` is empty) or `critical:6,default:3,low:1` (by
-    /// weight: `critical` comes first six times out of ten). If any name has a weight, the weight of the others is 1. A
-    /// repeated name is ignored.
+    /// Parses `critical,default` (strict: each fetch takes jobs of `critical` first) or `critical:6,default:3,low:1` (by
+    /// weight: `critical` comes first six times out of ten). If any name has a weight, the weight of the names without one
+    /// is 1. A repeated name is ignored.
     ///
     /// # Errors
     /// If a name or a weight is invalid, or there is no name.

@@ -94,7 +94,7 @@ impl ReconnectingConnection {
     /// Awaits an answer of the connection.
     ///
     /// # Errors
-    /// If another server becomes the primary meanwhile: the old one may never answer.
+    /// If the primary has changed since the connection was opened: the old primary may never answer.
     pub(super) async fn answer<T>(&self, answer: impl Future<Output = T>) -> RedisResult<T> {
         let changes = self.conn.as_ref().map_or(0, |(_, changes)| *changes);
         before_change(changes, self.primary_changes.clone(), answer).await
@@ -137,8 +137,8 @@ impl ReconnectingConnection {
         self.backoff = Duration::ZERO;
     }
 
-    /// Records an error, after which the connection is replaced. A new connection helps with the usual causes: a lost
-    /// connection, `LOADING`, `READONLY` after a failover. The back-off prevents a busy loop.
+    /// Records an error. The next call of [`Self::get`] replaces the connection, because the server may be down or no longer
+    /// the primary. The back-off prevents a busy loop.
     pub(super) fn record_failure(&mut self, error: &RedisError) {
         // A connection that waits for a blocking command may be closed as idle, too.
         let was_usable = !self.is_replacement || self.answered_at.elapsed() >= PING_AFTER_IDLE;
@@ -157,7 +157,7 @@ impl ReconnectingConnection {
 /// Awaits an answer of a connection that was opened when the number of changes of the primary was `changes`.
 ///
 /// # Errors
-/// If another server becomes the primary meanwhile: the old one may never answer.
+/// If the number changes, or has changed, before the answer is ready: the old primary may never answer.
 pub(super) async fn before_change<T>(
     changes: u64,
     primary_changes: watch::Receiver<u64>,
@@ -182,7 +182,7 @@ async fn changed_from(before: u64, mut primary_changes: watch::Receiver<u64>) {
     }
 }
 
-/// Returns whether an error says that a connection was closed or refused. A time-out does not.
+/// Returns whether an error is an I/O error other than a time-out, such as a closed or refused connection.
 pub(super) fn is_closed(error: &RedisError) -> bool {
     error.is_io_error() && !error.is_timeout()
 }

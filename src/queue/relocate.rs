@@ -27,7 +27,7 @@ const STEPS: [&str; 5] = ["settings", "jobs", "ended", "keys", "settings"];
 /// there.
 const LAST_STEP: &str = "finish";
 
-/// How many calls of `SCAN` look for other prefixes, and how many keys each examines.
+/// Maximum number of calls of `SCAN` that look for other prefixes, and about how many keys each call examines.
 const MAX_SCANS: usize = 1_000;
 const KEYS_PER_SCAN: usize = 1_000;
 /// Number of prefixes after which the search for other prefixes ends.
@@ -61,7 +61,7 @@ pub enum MoveError {
     Target(#[source] Error),
 }
 
-/// Jobs under another prefix of the same server.
+/// Another prefix of the same server, with jobs that no worker serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherPrefix {
     pub prefix: String,

@@ -83,7 +83,7 @@ impl<S: JobState> Runner<S> {
 
     /// Starts waiting jobs in free slots.
     fn start_waiting(&mut self) {
-        while self.slots.has_shared()
+        while self.slots.has_free_shared_slot()
             && let Some(delivery) = self.prefetch.next()
         {
             self.start(delivery);

@@ -1,5 +1,5 @@
-//! The scheduler: makes due jobs ready, enqueues periodic jobs, and recovers the jobs of crashed workers. Deletes expired records
-//! of ended jobs, records beyond the limits of [`Retention`], and failed jobs after 90 days.
+//! The scheduler: makes due jobs ready, enqueues periodic jobs, and recovers the jobs of crashed workers. Also deletes records of
+//! ended jobs that have expired or are beyond the limits of [`Retention`], and old failed jobs.
 //!
 //! Every worker runs a scheduler, unless that is turned off. The schedulers need no leader: they call the scripts `tick` and
 //! `cron`, which are atomic and do the work that is due. What one scheduler has done is no longer due for the others.

@@ -57,7 +57,7 @@ impl ScriptClient {
     ///
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::OwnerLimit`] or [`Error::Forgotten`] if the script returns this error;
-    /// [`Error::Unavailable`] if Redis does not answer in time, or returns another error.
+    /// [`Error::Unavailable`] if Redis does not answer in time, or returns another error or a value that is not a `T`.
     pub(super) async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T> {
         let mut connection = self.connection.clone();
         let answer = async {

@@ -87,7 +87,7 @@ fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
 }
 
-/// Refuses a replica. The error is temporary: the replica may become the primary.
+/// Returns an error for a replica. The error is temporary, because the replica may become the primary.
 fn refuse_replica(info: &str) -> RedisResult<()> {
     let field = |name: &str| info_field(info, name);
     if field("role") != Some("slave") {

@@ -1,4 +1,5 @@
-//! The slots of a worker: how many jobs it may fetch, from which queues, and when a fetch may find jobs.
+//! The slots of a worker: how many jobs it may fetch, from which queues, and when a fetch may find jobs. Each running job takes
+//! one slot.
 
 use std::sync::Arc;
 
@@ -85,8 +86,8 @@ impl Slots {
         }
     }
 
-    /// Returns whether there is a slot for a job of the shared queues.
-    pub(super) fn has_shared(&self) -> bool {
+    /// Returns whether there is a free slot for a job of the shared queues.
+    pub(super) fn has_free_shared_slot(&self) -> bool {
         self.shared.free_slots().min(self.all.free_slots()) > 0
     }
 

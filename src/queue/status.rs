@@ -19,13 +19,13 @@ pub struct JobStatus {
     pub id: String,
     #[serde(rename = "status")]
     pub state: State,
-    /// Empty if only the state of an ended job is kept, or the envelope is malformed. The same holds for `queue`.
+    /// The name of the job. Empty, like `queue`, if only the state of an ended job is kept, or the envelope is malformed.
     pub task: String,
     pub queue: String,
     pub owner: Option<i64>,
     pub scope: Option<String>,
-    /// The arguments, which only admins may read. JSON `null` if the call omits them. `None` if they are not kept: after the
-    /// job has finished or was canceled while it ran, or if only the state of the job is kept.
+    /// The arguments, which the API shows to admins only. JSON `null` if the call omits them, or the envelope is malformed.
+    /// `None` if they are not kept: after the job has finished or was canceled while it ran, or if only the state is kept.
     pub payload: Option<Value>,
     pub group: Option<String>,
     pub request_id: Option<String>,
@@ -34,7 +34,7 @@ pub struct JobStatus {
     pub result: Option<Value>,
     /// The last error, or the reason why the job was canceled, as the owner may read it.
     pub error: Option<String>,
-    /// The last error with all details, which only admins may read.
+    /// The last error with all details, which the API shows to admins only.
     pub error_detail: Option<String>,
     pub progress: Option<Value>,
     /// Number of attempts, including the running one and those whose worker crashed.

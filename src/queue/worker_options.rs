@@ -10,8 +10,8 @@ pub struct Options {
     pub queues: Queues,
     /// How many jobs run at once.
     pub concurrency: usize,
-    /// How long after the last heartbeat of a worker other workers recover its jobs. The worker itself stops its jobs after
-    /// 80 % of this time.
+    /// How long after the last heartbeat of a worker other workers recover its jobs. The worker itself stops its jobs when 80 %
+    /// of this time has passed since its last successful heartbeat.
     pub lease: Duration,
     /// How long running jobs may continue after the worker was told to stop.
     pub grace: Duration,
@@ -46,7 +46,7 @@ impl Default for Retention {
     }
 }
 
-/// A queue that a worker serves first, with slots that jobs of other queues never take.
+/// A queue that a worker serves first, with slots that are reserved for its jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservedQueue {
     pub name: String,

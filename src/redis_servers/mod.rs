@@ -47,7 +47,7 @@ struct Inner {
     ask_timeout: Duration,
     /// Whether the thread that looks for the primary is running.
     is_watched: AtomicBool,
-    /// Wakes that thread, so that it asks before its interval ends.
+    /// Wakes the thread that looks for the primary, so that it asks before its interval ends.
     ask_now: Arc<Notify>,
     /// The result of the questions to all Sentinels or nodes so far.
     found: watch::Sender<Found>,
@@ -114,7 +114,7 @@ impl RedisServers {
     }
 
     /// Connects a thread without an async runtime to the last known primary. The time limit applies to connecting, not to
-    /// commands. If the connection fails, the thread that looks for the primary asks again at once.
+    /// commands. If the connection fails, the thread that looks for the primary asks again soon.
     ///
     /// # Errors
     /// If the primary is not known or does not answer, or the thread that looks for it cannot be started.

@@ -19,7 +19,7 @@ use super::{
     node::{Answer, Node, Primary, Question},
 };
 
-/// Time that the thread waits after [`MIN_PAUSE`], unless [`Inner::ask_now`] wakes it.
+/// Maximum time that the thread waits after [`MIN_PAUSE`]. [`Inner::ask_now`] wakes it earlier.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// Minimum pause between two rounds of questions, also after failed connections.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -65,7 +65,7 @@ impl Inner {
             }
         }
         if matches!(self.question, Question::Cluster { .. }) && !answers.is_empty() {
-            self.learn(nodes, &answers);
+            self.update_nodes(nodes, &answers);
         }
         self.publish(&answers, errors);
     }
@@ -73,7 +73,7 @@ impl Inner {
     /// Updates the nodes to ask in the next rounds: the seeds of `REDIS_URL`, the nodes of the shard with the keys, and the
     /// other primaries, which elect the next primary of the shard. Seeds alone are not enough, because they may have been removed
     /// from the cluster when the primary fails.
-    fn learn(&self, nodes: &mut Vec<Node>, answers: &[Answer]) {
+    fn update_nodes(&self, nodes: &mut Vec<Node>, answers: &[Answer]) {
         let is_known = |address: &ConnectionAddr| answers.iter().any(|answer| answer.nodes.contains(address));
         let is_seed =
             |address: &ConnectionAddr| self.endpoints.seeds.iter().any(|seed| seed.addr() == address);

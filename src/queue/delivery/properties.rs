@@ -19,7 +19,7 @@ impl JobState for NoState {}
 
 const NO_JOBS: &[JobType<NoState>] = &[];
 
-/// Generates envelopes, most of which cannot be read.
+/// Generates well-formed and malformed envelopes.
 fn envelope() -> impl Strategy<Value = Vec<u8>> {
     let parts = r#"{ } , : [ ] "v" "task" "queue" "ttl" "at" "payload" 1 2 300 -1 "x" null {"v":2} {"v":2,"task":"x"} [[[["#;
     let whole = (any::<u8>(), any::<i64>(), any::<u64>()).prop_map(|(v, at, ttl)| {

@@ -22,9 +22,9 @@ if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
 for _, q in ipairs(rc('SMEMBERS', P .. ':paused')) do paused[q] = true end
 local limited = rc('EXISTS', P .. ':limits') == 1
 
--- Returns how many of `room` jobs the limits of a queue allow; a function that takes the tokens of fetched jobs, nil without a
--- rate limit; and whether the queue has a limit. A rate limit is a bucket of `n` tokens that refills in `per` ms (GCRA, ITU-T
--- I.371); `full` is the time at which the bucket will be full again.
+-- Returns how many of `room` jobs the limits of a queue allow (none if negative); a function that takes the tokens of fetched
+-- jobs, nil without a rate limit; and whether the queue has a limit. A rate limit is a bucket of `n` tokens that refills in `per`
+-- ms (GCRA, ITU-T I.371); `full` is the time at which the bucket is full again.
 local function capacity(q, room)
   local concurrency, rate = unpack(rc('HMGET', P .. ':limits', q .. ':concurrency', q .. ':rate'))
   local free = room

@@ -10,8 +10,7 @@ local function now() local t = rc('TIME') return t[1] * 1000 + math.floor(t[2] /
 local function wake(q) rc('ZADD', P .. ':wake:' .. q, 0, '1') end
 local function count(q, what, n) rc('HINCRBY', P .. ':stats', q .. ':' .. what, n) end
 local function integer(n) return string.format('%.0f', n) end
--- Returns the name of the queue in an envelope; '' if the envelope is malformed. Parses the JSON only if the envelope does not
--- begin with the fields `v`, `task` and `queue`, or one of these texts contains a backslash.
+-- Returns the name of the queue in an envelope; '' if none is found. The pattern avoids parsing the JSON of most envelopes.
 local function queue_of(envelope)
   local q = string.match(envelope, '^{"v":%d+,"task":"[^"\\]*","queue":"([^"\\]*)"')
   if q then return q end
@@ -19,8 +18,8 @@ local function queue_of(envelope)
   return ok and type(decoded) == 'table' and decoded.queue or ''
 end
 
--- Returns the name of the queue in which a job has failed; nil if the job has not failed. A malformed envelope names no queue,
--- so the failed jobs of all queues are searched.
+-- Returns the name of the queue in which a job has failed; nil if the job has not failed. If the envelope names no
+-- queue, the failed jobs of all queues are searched.
 local function failed_in(id, envelope)
   local q = queue_of(envelope)
   for _, name in ipairs(q ~= '' and { q } or rc('SMEMBERS', P .. ':queues')) do
@@ -29,7 +28,7 @@ local function failed_in(id, envelope)
 end
 
 -- Returns the ids of the jobs that a lease (`token|id,id,..`) still holds, and their holder (`token|worker|started at`), nil if
--- there are no such jobs. A lease without a bar holds no jobs: RQ stores ids of jobs under the same key.
+-- there are no such jobs. A lease without `|` holds no jobs: RQ (Python) stores ids of jobs under the same key.
 local function jobs_of(lease)
   local ids, found, bar = {}, nil, string.find(lease or '', '|', 1, true)
   if not bar then return ids end
@@ -41,24 +40,22 @@ local function jobs_of(lease)
   return ids, found
 end
 
--- When a job has finished or was canceled, two records remain. Its outcome, with the result, is kept for RESULT_TTL, or for an
--- hour if the job was canceled while it waited. Its state is kept for at least a day, because a push with `after`, a repeated
--- push and a late request for the status read it. `tick` deletes both earlier if there are too many records. It also deletes
--- outcomes earlier if Redis is nearly full, and states if Redis refuses jobs and there are no outcomes.
--- The state is `f` (finished) or `c` (canceled), the id of the owner and, after a bar, the scope. A prepared job that was
--- canceled before it was pushed has a state, and no outcome.
--- Records are stored in hashes (buckets). A bucket has the records of one kind with the same TTL that were stored in a period of
--- an eighth of this TTL; a full bucket is followed by another one. The name of a bucket contains the TTL. For each kind of
--- record, a sorted set has the names of the buckets, with the latest time at which a record may have been stored in the bucket.
--- `tick` deletes a bucket one TTL after this time, with UNLINK, which does not block Redis. If no scheduler runs, the bucket
+-- The records of jobs that have finished or were canceled, by kind. The outcome of a job, with the result, is kept for the
+-- RESULT_TTL of the job, or for an hour if the job was canceled while it waited. The state is kept for at least a day: by it, a
+-- repeated push finds that the job has ended. `tick` deletes records earlier if there are too many, or if Redis is nearly full.
+-- The state is `f` (finished) or `c` (canceled), the id of the owner and, after `|`, the scope. A prepared job that was canceled
+-- before it was pushed has a state, and no outcome.
+-- A bucket is a hash with the records of one kind and TTL that were stored in a period of an eighth of this TTL. A full bucket is
+-- renamed, and another one begins. For each kind, a sorted set has the names of the buckets, with the latest time at which a
+-- record may have been stored in the bucket. `tick` deletes a bucket one TTL after this time. If no scheduler runs, the bucket
 -- expires at least a minute later.
 local STATE, OUTCOME = ':ended', ':done'
--- Limits of a bucket: the number of its records and, for outcomes, the bytes of their texts. The numbers are just below a power
--- of two, at which Redis doubles the hash table. Buckets of states are larger, because a push searches each bucket in which
--- its jobs may have ended, so these should be few.
+-- A bucket is full from this number of records or, for outcomes, from this size of their texts. The numbers are just below a
+-- power of two, at which Redis doubles the hash table. Buckets of states are larger, because a push searches all buckets in which
+-- its jobs may have ended.
 local BUCKET_RECORDS, BUCKET_BYTES = { [STATE] = 520000, [OUTCOME] = 65000 }, 8 * 1024 * 1024
--- Returns the field of a job in a bucket: its id, without the 12 digits of the time at the beginning of a UUIDv7, to save
--- memory.
+-- Returns the field of a job in a bucket: its id. To save memory, an id of 32 digits is stored without the first 12, which are
+-- the time of a UUIDv7.
 local function field_of(id) return #id == 32 and string.sub(id, 13) or id end
 local function forget_bucket(kind, key)
   rc('UNLINK', key)
@@ -74,8 +71,7 @@ local function store(kind, t, ttl, records, bytes)
   local key, last = P .. kind .. ':' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice
   rc('HSET', key, unpack(records))
   local total, n = bytes > 0 and rc('HINCRBY', P .. ':bytes', key, bytes) or 0, rc('HLEN', key)
-  -- Each call adds the bucket to the sorted set, because a bucket that is missing there is not found, and `tick` does not
-  -- delete it.
+  -- Each call adds the bucket to the sorted set: `find_record` and `tick` find no other buckets.
   if rc('ZADD', P .. kind, 'NX', last, key) == 1 or n == #records / 2 then
     rc('PEXPIREAT', key, last + ttl + 60000)
   end
@@ -100,18 +96,19 @@ end
 
 -- Owners. A job with an owner and no scope is in the group `owner:<id>`. The hash `<prefix>:owner:<id>`, the account of the
 -- owner, has the size in bytes of each job that waits or runs, by id, and the sums `jobs`, `bytes` and `running`. `counted` is
--- the time of the last correction by `recount`. The list `<prefix>:owner:<id>:failed` has the ids of the owner's failed jobs, the
--- earliest failure first.
+-- the time of the last correction by `recount`. The list `<prefix>:owner:<id>:failed` has the ids of the owner's failed jobs.
 -- Scopes. The group of a job with a scope is `scope:<scope>|owner:<id>`, or `scope:<scope>` without an owner. When a job of a
 -- scope becomes ready, it is added to the list of the group `scope:<scope>`. If its owner is at the limit of running jobs when
 -- it is first in this list, `take` sets the job aside: it moves the job to the list of the group `scope:<scope>|owner:<id>`, so
 -- that the job does not delay the jobs of other owners in the scope.
--- How many failed jobs of one owner are kept. `fail_jobs` deletes the owner's earliest failed job beyond this number.
+-- How many failed jobs of one owner are kept, in all queues together. Beyond this number, `fail_jobs` deletes the first job of
+-- the owner's list.
 local MAX_FAILED_OF_OWNER = 100
-local MAX_RECOUNTED = 10000 -- see `recount`
-local SUMS = { jobs = true, bytes = true, running = true, counted = true }
--- Returns the key of the account of a group's owner; nil if the group has no owner. Also finds the owner in the name that
--- `purge` gives to a group.
+local MAX_RECOUNTED = 10000 -- `recount` skips accounts with more jobs
+-- The fields of an account that are not ids of jobs.
+local ACCOUNT_FIELDS = { jobs = true, bytes = true, running = true, counted = true }
+-- Returns the key of the account of a group's owner; nil or false if there is no group, or the group has no owner. Also finds the
+-- owner in the name that `purge` gives to a group.
 local function account_of(group)
   local owner = group and (string.match(group, '^owner:%-?%d+$') or string.match(group, '^scope:[^|]*|(owner:%-?%d+)$')
     or string.match(group, '^purged up to .*[ |](owner:%-?%d+)$'))
@@ -153,9 +150,9 @@ local function discharge(ids)
     if rc('HINCRBY', account, 'jobs', -1) <= 0 then rc('DEL', account) end
   end)
 end
--- Counts jobs that start (n = 1) or stop (n = -1) running, in the totals of their queue and in the accounts of their owners.
--- `<prefix>:held` has the queues whose jobs had to wait because their owners were at the limit of running jobs. When a job
--- with an owner stops running, one of the waiting jobs may be allowed to run, so a worker of each of these queues is woken.
+-- Counts jobs that start (n = 1) or stop (n = -1) running: in the number of running jobs of their queue, and in the accounts of
+-- their owners. `<prefix>:held` has the queues whose jobs had to wait because their owners were at the limit of running jobs.
+-- When a job with an owner stops running, a waiting job may be allowed to run, so a worker of each of these queues is woken.
 local function count_running(q, ids, n)
   count(q, 'running', n * #ids)
   local owned = false
@@ -175,7 +172,7 @@ local function recount(account, t)
   local jobs, bytes, running, all = 0, 0, 0, rc('HGETALL', account)
   for i = 1, #all, 2 do
     local id, size = all[i], all[i + 1]
-    if SUMS[id] then -- not a job
+    if ACCOUNT_FIELDS[id] then -- not a job
     elseif rc('HEXISTS', P .. ':jobs', id) == 0 then rc('HDEL', account, id)
     else jobs, bytes, running = jobs + 1, bytes + size, running + rc('HEXISTS', P .. ':run', id) end
   end
@@ -184,7 +181,7 @@ local function recount(account, t)
 end
 
 -- Returns which limit of an owner new jobs would exceed: 'jobs', 'bytes', or nil for neither. `jobs` is the number of new jobs,
--- and `bytes` their total size. Corrects the sums of the account before it returns that a limit is exceeded.
+-- and `bytes` their total size. If a limit seems to be exceeded, calls `recount` and checks again.
 local function exceeded_limit(account, jobs, bytes, max_jobs, max_bytes, t)
   local function exceeded()
     local have, used = unpack(rc('HMGET', account, 'jobs', 'bytes'))
@@ -197,7 +194,8 @@ end
 -- Checks the limit of the jobs that an owner enqueues in an hour: a token bucket of `max_rate` tokens that refills in an hour,
 -- computed as by `capacity` in `fetch`. Without this limit, the records of many short jobs could fill the memory. Returns the
 -- milliseconds until the limit allows `jobs` more jobs (0 or less if it allows them now), and the time at which the bucket is
--- full again after these jobs. The caller stores this time in `<account>:pace` when it enqueues the jobs.
+-- full again after these jobs. More than `max_rate` jobs at once are never allowed. The caller stores the second value in
+-- `<account>:pace` when it enqueues the jobs.
 local function pace_of(account, jobs, max_rate, t)
   local level = math.min(math.max(t, tonumber(rc('GET', account .. ':pace') or 0)), t + HOUR) + jobs * HOUR / max_rate
   return math.ceil(level - t - HOUR - 0.001), level
@@ -229,7 +227,7 @@ local function make_ready(q, ids, front)
   if #plain > 0 then rc(front and 'LPUSH' or 'RPUSH', P .. ':queue:' .. q, unpack(plain)) end
   wake(q)
 end
--- Maximum number of jobs that one call of `take` sets aside, or moves back to the list of their scope.
+-- Maximum number of jobs that one call of `take` sets aside or moves back to the list of their scope, in total.
 local MAX_MOVES = 100
 -- Removes and returns up to `want` (at most CHUNK) ids of ready jobs. The ids may include canceled jobs. At most `owner_max`
 -- jobs of one owner may run; 0 for no limit. Also returns whether this limit holds back all remaining jobs; false if that is
@@ -246,8 +244,8 @@ local function take(q, want, owner_max)
     end
     return room[account] <= 0
   end
-  -- Returns the account of the owner of the next job in `from`, the list of a scope. First sets aside the jobs at the beginning
-  -- of the list whose owners are at the limit of running jobs.
+  -- Returns the account of the owner of the next job in `from`, the list of a scope; nil or false if the job has no owner. First
+  -- sets aside the jobs at the beginning of the list whose owners are at the limit of running jobs, as far as `moves` allows.
   local function account_of_next(scope, from)
     while true do
       local id = rc('LINDEX', from, 0)
@@ -295,8 +293,8 @@ local function release_keys(ids)
   rc('HDEL', P .. ':key', unpack(ids))
 end
 local RECORD_KEYS = { ':att', ':crash', ':err', ':prog', ':group', ':key', ':waits', ':unknown' }
--- Deletes the envelopes and records of jobs that are not running. Before, the caller removes their ids from the queues,
--- and releases their unique keys.
+-- Deletes the envelopes and records of jobs that are not running. The caller removes their ids from the lists and sets of their
+-- queues, and releases their unique keys before.
 local function delete_jobs(ids)
   discharge(ids)
   each_owned(ids, function(account, id) rc('LREM', account .. ':failed', 1, id) end)
@@ -345,7 +343,7 @@ local function notify_dependents(ids, good)
   rc('HDEL', P .. ':then', unpack(ids))
 end
 -- Updates a deferred job after one of its dependencies has ended. `good` is whether the dependency has finished. The deferred
--- job fails, continues to wait for the other dependencies, or becomes scheduled or ready.
+-- job fails, continues to wait for the other dependencies, or becomes scheduled or ready. Does nothing for any other job.
 local function resolve_dependency(id, good, t)
   local left, policy = string.match(rc('HGET', P .. ':waits', id) or '', '^(%d+)|(%a+)$')
   if not left then return end
@@ -390,8 +388,8 @@ local function remove_from_group(q, group, id, depth)
   if rc('EXISTS', group_list(q, group)) == 0 then rc('LREM', P .. ':turns:' .. q, 1, group) end
   return true
 end
--- Removes a ready job from the list of its group. A job with a scope is in the list of the scope or, if it was set aside, in the
--- list of its own group.
+-- Removes a ready job from the list of its group, if the job is among the first or last `depth` entries. A job with a scope is in
+-- the list of the scope or, if it was set aside, in the list of its own group.
 local function remove_ready(q, group, id, depth)
   local shared = shared_group(group)
   if not remove_from_group(q, shared, id, depth) and shared ~= group then remove_from_group(q, group, id, depth) end

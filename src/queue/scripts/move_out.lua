@@ -58,8 +58,8 @@ local function take_ready(q)
   end
 end
 
--- Takes the jobs that workers were running when they were killed, and counts the crash as `tick` does. A lease without a bar
--- belongs to RQ, and stays.
+-- Takes the jobs of workers that no longer send heartbeats, and counts the crash as `tick` does. A lease without `|` belongs to
+-- RQ (Python), and stays.
 local function take_running(q)
   local wip = P .. ':wip:' .. q
   for _, lease in ipairs(rc('ZREVRANGE', wip, 0, 99)) do
@@ -80,7 +80,7 @@ local function take_running(q)
   end
 end
 
--- Returns the queues of this engine. RQ may use the same set with other members, which contain a colon.
+-- Returns the queues of this engine. RQ (Python) may use the same set with other members, which contain a colon.
 local function own_queues()
   local names = {}
   for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do

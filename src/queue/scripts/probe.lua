@@ -1,4 +1,4 @@
--- Checks that the Redis user may run the commands of the product on its keys. If so, writes a key and deletes it, to check that
+-- Checks the permissions of the Redis user for commands and keys. If none is missing, writes a key and deletes it, to check that
 -- the server accepts writes.
 -- ARGV: commands without a key that only some settings of the product need
 -- Returns {the commands that the user may not run, 1 if keys that begin with the prefix and a colon are refused, else 0}

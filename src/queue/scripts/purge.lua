@@ -82,7 +82,7 @@ if #ids > 0 then
     notify_dependents(ids, false)
   end
 end
--- Dependents are notified only at the end. Otherwise this purge could delete dependents that become ready in lists that are still
--- to be examined.
+-- This script notifies dependents only at the end. Otherwise this purge could delete dependents that become ready in lists that
+-- are still to be examined.
 if #remaining == 0 then process_notifications(100, now()) end
 return { deleted, remaining }

@@ -44,22 +44,22 @@ if ARGV[3] == 'lists' then
   process_notifications(100, now())
   return { deleted, 0, #ids == max and 'lists' or '0' }
 end
--- The jobs that remain in the account are running, scheduled or deferred, or have a scope.
+-- The account still has the jobs that are running, scheduled or deferred, or have a scope.
 local cursor, found = unpack(rc('HSCAN', account, ARGV[3], 'COUNT', max))
 local ids = {}
 for i = 1, #found, 2 do
   local id = found[i]
   if rc('HEXISTS', P .. ':run', id) == 1 then
     stopped = stopped + rc('SADD', P .. ':cancel', id)
-  elseif not SUMS[id] then
+  elseif not ACCOUNT_FIELDS[id] then
     ids[#ids + 1] = id
   end
 end
 for base = 1, #ids, CHUNK do delete({ unpack(ids, base, math.min(base + CHUNK - 1, #ids)) }) end
 local notifying = process_notifications(100, now())
 if cursor == '0' then
-  -- When the dependents of the deleted jobs are notified, they fail. Those of this owner are then in the owner's list of failed
-  -- jobs, so the lists are examined again.
+  -- Dependents of the deleted jobs may fail when they are notified. A failed job of this owner is then in the owner's list of
+  -- failed jobs, so the lists are examined again.
   cursor = (notifying or rc('EXISTS', account .. ':failed') == 1) and 'lists' or ''
 end
 return { deleted, stopped, cursor }

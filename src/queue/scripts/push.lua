@@ -15,15 +15,15 @@
 --   limit of the owner's waiting and running jobs ('' for none)
 --   limit of the total size of these jobs (bytes, '' for none)
 --   limit of the jobs that the owner enqueues in an hour ('' for none)
---   age: '' for jobs that are not prepared. For prepared jobs, the time since the first push that may have enqueued them (ms, 0
---     if this is the first push). Prepared jobs count for their owner, but no limit refuses them
+--   age: '' for jobs that are not prepared (see `prepared.rs`). For prepared jobs, the time since the first push that may have
+--     enqueued them (ms, 0 if this is the first push). Prepared jobs count for their owner, but no limit refuses them
 -- then these lists:
 --   n ids
 --   n envelopes
 --   ids of the dependencies
 -- Returns the ids that were known; if a unique key rejects the job, the id of the job that has the key
 -- Errors: `NOJOB <id>` for an unknown dependency; `QUOTA jobs`, `QUOTA bytes` or `QUOTA rate <ms to wait>` for a limit of the
---   owner; `FORGOTTEN <id>` for an unknown prepared job that may have been pushed and have ended, if its state may be deleted
+--   owner; `FORGOTTEN <id>` for an unknown prepared job that may have ended, because its state may have been deleted
 local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
 local key, window, on_duplicate, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
 local max_jobs, max_bytes = tonumber(ARGV[11]) or math.huge, tonumber(ARGV[12]) or math.huge
@@ -35,7 +35,7 @@ if due <= t then due = 0 end
 
 -- A job cannot have ended before its id was created, so buckets that are older than all ids are not searched. The clock of the
 -- client that created an id may be two minutes ahead of the clock of Redis. If it is further ahead, a repeated push is recognized
--- for at least two minutes after the end of the job; for a prepared job, for at least two minutes and `age` after it.
+-- for at least two minutes after the end of the job.
 local made = t - (age or 0)
 for i = 1, n do
   local ms = string.match(ARGV[IDS + i], '^(%x%x%x%x%x%x%x%x%x%x%x%x)7')
@@ -64,7 +64,7 @@ if #new == 0 then return known end
 
 -- States are kept for at least a day, unless `tick` deletes them early. `forgotten` is the latest time at which a job may have
 -- ended whose state was deleted early. An unknown job may have ended if it may have been pushed before that time, or more than
--- a day ago.
+-- a day ago, with a margin of two minutes.
 if age and age > 0 and t - age - 120000 < math.max(t - DAY, tonumber(rc('GET', P .. ':forgotten') or 0)) then
   return redis.error_reply('FORGOTTEN ' .. ARGV[IDS + new[1]])
 end

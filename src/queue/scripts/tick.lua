@@ -1,7 +1,6 @@
--- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, and notifies dependents. Deletes records of
--- ended jobs that have expired, failed jobs whose time is over, records and failed jobs beyond their limits, and the entries of
--- workers that have stopped sending heartbeats. Also wakes a worker for each queue with ready jobs, in case a wake-up was lost.
--- Each call does the work that is due, so the schedulers of several workers may call the script at any time.
+-- The periodic work, except for `cron`: makes due jobs ready, recovers the jobs of crashed workers, notifies dependents, and
+-- deletes old or excess records, failed jobs and entries of workers. Also wakes a worker for each queue with ready jobs, in case
+-- a wake-up was lost. Each call does work that is due, so the schedulers of several workers may call the script at any time.
 -- ARGV:
 --   length of the leases (ms)
 --   longest normal gap between two calls (ms)
@@ -9,17 +8,17 @@
 --   base of the delay after a crash (ms)
 --   random number below 2^32
 --   how many failed jobs a queue keeps
---   how long it keeps them (ms)
+--   how long a queue keeps failed jobs (ms)
 --   2 if Redis refuses jobs, 1 if it is nearly full, else 0
 --   how many outcomes are kept
 --   how many bytes of outcomes are kept
 --   how many states of ended jobs are kept
 -- Returns:
---   number of jobs that have become due
+--   number of due jobs that were made ready
 --   number of jobs of crashed workers that are ready or scheduled again, or were canceled as requested before
 --   number of jobs of crashed workers that have failed for good
 --   1 if there is more to do now, else 0
---   ms until more jobs of crashed workers can be recovered, or 0
+--   ms until jobs of crashed workers that wait for it can be recovered, 0 if there are none
 --   number of outcomes or states that were deleted because Redis is nearly full
 local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
   tonumber(ARGV[4]), ARGV[5] / 2 ^ 32, tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -69,8 +68,8 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
         died = died + 1
       else
         -- A job whose worker has crashed for the first time is ready at once. Jobs whose workers have crashed more often are
-        -- suspects: the first eleven of a call become ready one after the other, the rest with the eleventh, so that the job
-        -- that crashes its worker does not run together with the same jobs again.
+        -- suspects: each of them in this call gets a longer delay, up to a limit, so that the job that crashes its worker does
+        -- not run together with the same jobs again.
         local delay = 0
         if crashes > 1 then
           delay = backoff * (2 ^ (crashes - 2) * (0.5 + jitter) + math.min(suspects * 0.3, 3))
@@ -99,15 +98,14 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     if #old == 100 then more = 1 end
   end
 end
--- Stores in `forgotten` the latest time at which a job ended whose state is deleted before it expires. `push` refuses prepared
--- jobs that may have ended before this time. Does nothing for outcomes.
+-- Stores in `forgotten` the latest time at which a job may have ended whose state is deleted before it expires. `push` reads it.
+-- Does nothing for outcomes.
 local function record_loss(kind, ended)
   if kind ~= STATE then return end
   local latest = math.max(math.min(tonumber(ended), t), tonumber(rc('GET', P .. ':forgotten') or 0))
   rc('SET', P .. ':forgotten', integer(latest), 'PX', DAY)
 end
 -- Deletes the buckets of one kind of record that have expired, and the oldest buckets beyond the limits of this kind.
-local freed = 0
 local function limit_records(kind, max_records, max_bytes)
   local keys = rc('ZREVRANGE', P .. kind, 0, -1, 'WITHSCORES')
   local records, bytes = 0, 0
@@ -124,6 +122,7 @@ local function limit_records(kind, max_records, max_bytes)
 end
 limit_records(OUTCOME, tonumber(ARGV[9]), tonumber(ARGV[10]))
 limit_records(STATE, tonumber(ARGV[11]), math.huge)
+local freed = 0
 -- If Redis is nearly full, deletes records of the oldest bucket of outcomes, to make room for new jobs: all records if the
 -- bucket was full or has at most CHUNK records, else CHUNK records. Deletes states only if Redis refuses jobs and there are no
 -- outcomes, because a repeated push enqueues a job again if its state was deleted.

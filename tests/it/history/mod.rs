@@ -83,9 +83,9 @@ macro_rules! bugs {
 bugs! {
     settle_does_not_check_the_token: "settle", "or string.sub(run[i], 1, #token + 1) ~= token .. '|'" => "";
     settle_applies_a_repeated_entry_twice: "settle", "not run[i] or seen[id] or" => "not run[i] or";
-    settled_jobs_stay_running: "settle", "rc('HDEL', P .. ':run', unpack(gone))" => "";
+    settled_jobs_stay_running: "settle", "rc('HDEL', P .. ':run', unpack(settled))" => "";
     dependents_are_not_notified: "settle", "notify_dependents(finished, true)" => "";
-    records_of_ended_jobs_remain: "settle", "rc('HDEL', P .. key, unpack(clear))" => "";
+    records_of_ended_jobs_remain: "settle", "rc('HDEL', P .. key, unpack(with_records))" => "";
     promoted_jobs_stay_scheduled: "tick", "rc('ZREM', scheduled, unpack(due))" => "";
     the_token_of_a_lease_is_ignored: "lib", "if holder and string.sub(holder, 1, bar) == token then" => "if holder then";
     leases_expire_early: "tick", "rc('ZRANGEBYSCORE', wip, '-inf', t, 'LIMIT', 0, 50)" => "rc('ZRANGEBYSCORE', wip, '-inf', t + 30, 'LIMIT', 0, 50)";
@@ -111,7 +111,7 @@ bugs! {
     a_canceled_job_stays_scheduled: "lib", "rc('ZREM', P .. ':scheduled:' .. q, id) == 0 and rc('ZREM', P .. ':deferred:' .. q, id) == 0" => "rc('ZREM', P .. ':deferred:' .. q, id) == 0";
     a_failed_dependency_counts_as_finished: "lib", "if not good and policy ~= 'any' then" => "if false then";
     a_requeued_job_stays_failed: "requeue", "rc('ZREM', P .. ':failed:' .. q, unpack(ids))" => "";
-    a_finished_job_stays_in_the_account: "settle", "discharge(over)" => "";
+    a_finished_job_stays_in_the_account: "settle", "discharge(ended)" => "";
     a_failed_job_stays_in_the_account: "lib", "discharge(ids)\n  each_owned(ids, function(account, id)\n    local list" => "each_owned(ids, function(account, id)\n    local list";
     a_deleted_job_stays_in_the_account: "lib", "  discharge(ids)\n  each_owned(ids, function(account, id) rc('LREM'" => "  each_owned(ids, function(account, id) rc('LREM'";
     a_requeued_job_is_not_in_the_account: "requeue", "charge(account, { id, rc('HSTRLEN', P .. ':jobs', id) })" => "";
