@@ -1,191 +1,139 @@
-//! Group commit: jobs that are enqueued concurrently share one round trip.
+//! Batches of concurrent calls: items that callers submit while one batch is processed form the next batch. So they share one
+//! round trip to Redis.
 
 use std::{
-    borrow::Cow,
-    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use tokio::sync::oneshot;
 
-use super::{
-    enqueue_options::EnqueueOptions,
-    error::{Error, Result},
-    owner::OwnerLimits,
-    push::{Push, batch_size},
-    push_client::PushClient,
-};
+use super::error::{Error, Result};
 
-/// Enqueues jobs in batches: jobs that arrive while one batch is being pushed form the next ones. Clones share the batches.
-#[derive(Clone)]
-pub(super) struct EnqueueBatcher {
-    pushes: PushClient,
-    state: Arc<Mutex<BatcherState>>,
-}
+/// The reply to the caller that has submitted an item. Several callers may receive the same error.
+pub(super) type Reply<T> = Result<T, Arc<Error>>;
 
-#[derive(Default)]
-struct BatcherState {
-    pending: Vec<PendingJob>,
-    /// Whether a task is pushing batches.
-    pushing: bool,
-}
+/// Processes the batches of a [`Batcher`].
+pub(super) trait BatchHandler: Clone + Send + Sync + 'static {
+    type Item: Send;
+    type Output: Send;
 
-/// The properties that all jobs of one push share.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Destination {
-    pub(super) queue: Cow<'static, str>,
-    /// The group of the jobs. `None` for jobs without a group.
-    pub(super) group: Option<String>,
-    /// The limits of each owner. They apply only to jobs with an owner. `None` for no limits.
-    pub(super) limits: Option<OwnerLimits>,
-    /// Whether the jobs are prepared jobs, which count for their owner, but no limit refuses them.
-    pub(super) is_prepared: bool,
-}
+    /// Returns how many of the first items form the next batch: at least one, if there are any.
+    fn batch_size<'a>(items: impl ExactSizeIterator<Item = &'a Self::Item>) -> usize
+    where
+        Self::Item: 'a;
 
-struct PendingJob {
-    destination: Destination,
-    id: String,
-    envelope: String,
-    reply: oneshot::Sender<Reply>,
-}
-
-type Reply = Result<(), Arc<Error>>;
-
-impl EnqueueBatcher {
-    pub(super) fn new(pushes: PushClient) -> Self {
-        Self { pushes, state: Arc::default() }
-    }
-
-    /// Enqueues a job in one of the next batches, and returns when Redis has the job, and so have as many replicas as
-    /// the client waits for. The time limit of [`PushClient::in_time`] includes the wait for the batches before.
+    /// Processes a batch, and replies to the caller of each item.
     ///
     /// # Errors
-    /// [`Error::OwnerLimit`] if the job would exceed a limit of its owner; [`Error::Unavailable`] if Redis does not answer in
-    /// time, or for any other error.
-    pub(super) async fn push(&self, destination: Destination, id: String, envelope: String) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        let is_first = {
-            let mut state = self.lock();
-            state.pending.push(PendingJob { destination, id, envelope, reply });
-            !std::mem::replace(&mut state.pushing, true)
-        };
-        if is_first {
-            // The batch also has jobs of other callers, and the future of this caller may be dropped. So a task pushes it.
-            let guard = PushGuard { batcher: self.clone(), done: false };
-            tokio::spawn(self.clone().push_batches(guard));
-        }
-        let in_time = self.pushes.in_time(answer).await;
-        match in_time.map_err(|late| Error::Unavailable(late.into()))? {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(match *error {
-                Error::OwnerLimit(limit) => Error::OwnerLimit(limit),
-                _ => Error::Unavailable(SharedError(error).into()),
-            }),
-            Err(closed) => Err(Error::Unavailable(closed.into())),
-        }
+    /// The first error [`Error::Unavailable`] among the replies. The items that wait for the next batches then fail with the
+    /// same error, because each of these batches would wait for its own time-out.
+    fn handle(
+        &self,
+        batch: Vec<Submitted<Self::Item, Self::Output>>,
+    ) -> impl Future<Output = Result<(), Arc<Error>>> + Send;
+}
+
+/// An item whose caller waits for the reply.
+pub(super) struct Submitted<I, T> {
+    pub(super) item: I,
+    caller: oneshot::Sender<Reply<T>>,
+}
+
+impl<I, T> Submitted<I, T> {
+    pub(super) fn reply(self, reply: Reply<T>) {
+        // The caller may have stopped waiting.
+        let _ = self.caller.send(reply);
+    }
+}
+
+/// Collects items into batches; clones share the batches.
+#[derive(Clone)]
+pub(super) struct Batcher<H: BatchHandler> {
+    handler: H,
+    state: Arc<Mutex<BatcherState<H>>>,
+}
+
+struct BatcherState<H: BatchHandler> {
+    pending: Vec<Submitted<H::Item, H::Output>>,
+    /// Whether a task is processing batches.
+    is_running: bool,
+}
+
+impl<H: BatchHandler> Batcher<H> {
+    pub(super) fn new(handler: H) -> Self {
+        Self { handler, state: Arc::new(Mutex::new(BatcherState { pending: Vec::new(), is_running: false })) }
     }
 
-    async fn push_batches(self, mut guard: PushGuard) {
+    pub(super) fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// Submits an item for one of the next batches, and waits for the reply.
+    ///
+    /// # Errors
+    /// [`Error::OwnerLimit`] as the handler has replied it; [`Error::Unavailable`] for any other error.
+    pub(super) async fn submit(&self, item: H::Item) -> Result<H::Output> {
+        let (caller, reply) = oneshot::channel();
+        let is_first = {
+            let mut state = self.lock();
+            state.pending.push(Submitted { item, caller });
+            !std::mem::replace(&mut state.is_running, true)
+        };
+        if is_first {
+            // The batch also has items of other callers, and the future of this caller may be dropped. So a task processes it.
+            let guard = RunGuard { batcher: self.clone(), done: false };
+            tokio::spawn(self.clone().run(guard));
+        }
+        let reply = reply.await.map_err(|closed| Error::Unavailable(closed.into()))?;
+        reply.map_err(|error| match *error {
+            Error::OwnerLimit(limit) => Error::OwnerLimit(limit),
+            _ => Error::Unavailable(SharedError(error).into()),
+        })
+    }
+
+    async fn run(self, mut guard: RunGuard<H>) {
         loop {
             let batch = self.next_batch();
             if batch.is_empty() {
                 guard.done = true;
                 return;
             }
-            self.push_batch(batch).await;
-        }
-    }
-
-    /// Takes the next batch. If it is empty, the next call of [`push`](Self::push) starts a new task.
-    fn next_batch(&self) -> Vec<PendingJob> {
-        let mut state = self.lock();
-        // Jobs whose callers no longer wait are not enqueued.
-        state.pending.retain(|job| !job.reply.is_closed());
-        let n = batch_size(state.pending.iter().map(|job| job.envelope.len()));
-        state.pushing = n > 0;
-        state.pending.drain(..n).collect()
-    }
-
-    async fn push_batch(&self, batch: Vec<PendingJob>) {
-        let mut destinations: HashMap<Destination, Vec<PendingJob>> = HashMap::new();
-        for job in batch {
-            destinations.entry(job.destination.clone()).or_default().push(job);
-        }
-        let pushes: Vec<_> = destinations.into_iter().collect();
-        let replies = self.push_each(&pushes).await;
-        let mut single = Vec::new();
-        for ((destination, jobs), reply) in pushes.into_iter().zip(replies) {
-            let is_limit = reply.as_ref().is_err_and(|error| matches!(**error, Error::OwnerLimit(_)));
-            if is_limit && jobs.len() > 1 {
-                // The limit may allow some of these jobs, so each is pushed again alone.
-                single.extend(jobs.into_iter().map(|job| (destination.clone(), vec![job])));
-            } else {
-                send(jobs, &reply);
+            if let Err(error) = self.handler.handle(batch).await {
+                for submitted in std::mem::take(&mut self.lock().pending) {
+                    submitted.reply(Err(error.clone()));
+                }
             }
         }
-        if !single.is_empty() {
-            let replies = self.push_each(&single).await;
-            single.into_iter().zip(replies).for_each(|((_, jobs), reply)| send(jobs, &reply));
-        }
     }
 
-    /// Pushes the jobs of each entry atomically. Returns a reply for each entry, in the same order.
-    async fn push_each(&self, pushes: &[(Destination, Vec<PendingJob>)]) -> Vec<Reply> {
-        let mut parts = Vec::with_capacity(pushes.len());
-        for (destination, jobs) in pushes {
-            let options = EnqueueOptions { group: destination.group.clone(), ..EnqueueOptions::default() };
-            let jobs: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.envelope.as_str())).collect();
-            parts.push((destination, options, jobs));
-        }
-        let mut calls = Vec::with_capacity(pushes.len());
-        for (destination, options, jobs) in &parts {
-            let prepared_age = destination.is_prepared.then_some(Duration::ZERO);
-            let (queue, limits) = (&*destination.queue, destination.limits);
-            calls.push(Push { queue, jobs, options, limits, prepared_age });
-        }
-        let answers = self.pushes.push_all(&calls).await;
-        let replies: Vec<Reply> =
-            answers.into_iter().map(|answer| answer.map(drop).map_err(Arc::new)).collect();
-        let mut errors = replies.iter().filter_map(|reply| reply.as_ref().err());
-        if let Some(error) = errors.find(|error| matches!(***error, Error::Unavailable(_))) {
-            self.fail_pending(error);
-        }
-        replies
+    /// Takes the next batch. If it is empty, the next call of [`submit`](Self::submit) starts a new task.
+    fn next_batch(&self) -> Vec<Submitted<H::Item, H::Output>> {
+        let mut state = self.lock();
+        // Items whose callers no longer wait are not processed.
+        state.pending.retain(|submitted| !submitted.caller.is_closed());
+        let size = H::batch_size(state.pending.iter().map(|submitted| &submitted.item));
+        state.is_running = size > 0;
+        state.pending.drain(..size).collect()
     }
 
-    /// Fails the jobs that wait for the next batches, after a push has failed because Redis is unavailable. Without this, each
-    /// of these batches would wait for its own time-out.
-    fn fail_pending(&self, error: &Arc<Error>) {
-        for job in self.lock().pending.drain(..) {
-            let _ = job.reply.send(Err(error.clone()));
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BatcherState> {
+    fn lock(&self) -> MutexGuard<'_, BatcherState<H>> {
         // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn send(jobs: Vec<PendingJob>, reply: &Reply) {
-    for job in jobs {
-        let _ = job.reply.send(reply.clone());
-    }
-}
-
-/// Resets the batcher if the task that pushes is dropped before its end, for example when its runtime shuts down.
-struct PushGuard {
-    batcher: EnqueueBatcher,
+/// Resets the batcher if its task is dropped before its end, as when the runtime of the task shuts down.
+struct RunGuard<H: BatchHandler> {
+    batcher: Batcher<H>,
     done: bool,
 }
 
-impl Drop for PushGuard {
+impl<H: BatchHandler> Drop for RunGuard<H> {
     fn drop(&mut self) {
         if !self.done {
             let mut state = self.batcher.lock();
-            state.pushing = false;
+            state.is_running = false;
             // The callers get an error, because this drops the senders of their replies.
             state.pending.clear();
         }

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
 use super::{
-    batcher::EnqueueBatcher, connector::Connector, error::Result, owner::OwnerLimits,
-    push_client::PushClient, script_client::ScriptClient,
+    batcher::Batcher, connector::Connector, error::Result, owner::OwnerLimits, push_batches::PushBatches,
+    push_client::PushClient, script_client::ScriptClient, status_batches::StatusBatches,
 };
 
 /// The settings of a [`Queue`].
@@ -24,7 +24,8 @@ pub struct QueueOptions {
 pub struct Queue {
     scripts: ScriptClient,
     pushes: PushClient,
-    batcher: EnqueueBatcher,
+    push_batches: Batcher<PushBatches>,
+    status_batches: Batcher<StatusBatches>,
     connector: Arc<dyn Connector>,
     owner_limits: Option<OwnerLimits>,
 }
@@ -41,8 +42,14 @@ impl Queue {
     ) -> Self {
         let scripts = ScriptClient::new(connection, &options.prefix, options.timeout);
         let pushes = PushClient::new(scripts.clone());
-        let batcher = EnqueueBatcher::new(pushes.clone());
-        Self { batcher, pushes, scripts, connector: Arc::new(connector), owner_limits: None }
+        Self {
+            push_batches: Batcher::new(PushBatches(pushes.clone())),
+            status_batches: Batcher::new(StatusBatches(scripts.clone())),
+            pushes,
+            scripts,
+            connector: Arc::new(connector),
+            owner_limits: None,
+        }
     }
 
     /// Makes each call that enqueues wait until `replicas` replicas of Redis have the jobs, at most for
@@ -50,7 +57,7 @@ impl Queue {
     /// the jobs may run all the same. With 0, no call waits.
     pub fn wait_for_replicas(self, replicas: u32) -> Self {
         let pushes = self.pushes.wait_for_replicas(&self.connector, replicas);
-        Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, ..self }
+        Self { push_batches: Batcher::new(PushBatches(pushes.clone())), pushes, ..self }
     }
 
     /// Limits how much each owner may enqueue with this client.
@@ -62,7 +69,13 @@ impl Queue {
     pub(super) fn with_prefix(&self, prefix: &str) -> Self {
         let scripts = self.scripts.with_prefix(prefix);
         let pushes = PushClient::new(scripts.clone());
-        Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, scripts, ..self.clone() }
+        Self {
+            push_batches: Batcher::new(PushBatches(pushes.clone())),
+            status_batches: Batcher::new(StatusBatches(scripts.clone())),
+            pushes,
+            scripts,
+            ..self.clone()
+        }
     }
 
     pub(super) fn owner_limits(&self) -> Option<OwnerLimits> {
@@ -89,8 +102,12 @@ impl Queue {
         &self.pushes
     }
 
-    pub(super) fn batcher(&self) -> &EnqueueBatcher {
-        &self.batcher
+    pub(super) fn push_batches(&self) -> &Batcher<PushBatches> {
+        &self.push_batches
+    }
+
+    pub(super) fn status_batches(&self) -> &Batcher<StatusBatches> {
+        &self.status_batches
     }
 
     /// Returns a call of a script. The caller adds the arguments.

@@ -7,7 +7,6 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    batcher::Destination,
     client::Queue,
     enqueue_options::{EnqueueOptions, When},
     envelope::{Envelope, Origin},
@@ -17,6 +16,7 @@ use super::{
     outcome::time_of_id,
     owner::shared_group,
     push::{Push, batch_size},
+    push_batches::{Destination, NewJob},
     queues::Queues,
 };
 
@@ -43,7 +43,7 @@ impl Queue {
             limits: self.owner_limits(),
             is_prepared: false,
         };
-        self.batcher().push(destination, id.clone(), envelope).await?;
+        self.push_batches().push(NewJob { destination, id: id.clone(), envelope }).await?;
         tracing::debug!(job_id = id, task = J::NAME, queue = J::QUEUE, "job enqueued");
         Ok(id)
     }

@@ -11,10 +11,9 @@ use super::{
     scripts,
     state::State,
     status::JobStatus,
+    status_batches::JOBS_PER_STATUS_CALL,
 };
 
-/// Maximum number of jobs that one call reads with payloads or results, which may be large.
-const JOBS_PER_STATUS_CALL: usize = 20;
 /// Maximum number of jobs that one call reads without payloads and results.
 const SMALL_JOBS_PER_STATUS_CALL: usize = 200;
 /// Maximum size in bytes of an envelope that a list has with its payload.
@@ -149,7 +148,7 @@ impl Queue {
     /// # Errors
     /// As [`Self::status`].
     pub async fn status_without_payload(&self, id: &str) -> Result<Option<JobStatus>> {
-        Ok(self.read_statuses(&[id.to_owned()], 0, usize::MAX).await?.pop())
+        JobStatus::parse(id, self.status_batches().read(id).await?)
     }
 
     /// Returns the status of each of these jobs that exists, without payloads and results. Reads up to 200 jobs in one call

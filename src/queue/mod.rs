@@ -8,10 +8,10 @@
 //! | `job`, `failure`, `schedule`, `job_type` | the types for the author of a job, and the table of job types |
 //! | `envelope`, `outcome`, `state`, `limits` | the records that Redis stores about a job, and their limits |
 //! | `client` | the client of the queue, which the following files extend |
-//! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
+//! | `enqueue`, `enqueue_options`, `push`, `push_client`, `push_batches` | enqueue jobs, one or many, now or later |
 //! | `prepared` | jobs that are written elsewhere first, such as in a transaction, and enqueued later |
 //! | `owner` | the jobs of users and of scopes: who may enqueue them, how many, and their groups |
-//! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
+//! | `inspect`, `status`, `status_batches`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `relocate` | moves jobs to another prefix or server |
 //! | `server` | checks whether a Redis server is safe for jobs |
 //! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown`, `liveness` | a worker: fetch, run, settle, stop |
@@ -19,7 +19,7 @@
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
 //! | `leases`, `heartbeat`, `worker_record` | the leases of a worker, the threads that renew them, and the list of workers |
 //! | `scheduler`, `cron`, `queues` | due and periodic jobs, jobs of crashed workers, expired records, the order of queues |
-//! | `scripts`, `script_client` | the transitions as Lua scripts, and the client that calls them |
+//! | `scripts`, `script_client`, `batcher` | the transitions as Lua scripts, the client that calls them, batches of concurrent calls |
 //! | `error` | the errors of the engine |
 
 mod batcher;
@@ -48,6 +48,7 @@ mod owner;
 mod prefetch;
 mod prepared;
 mod push;
+mod push_batches;
 mod push_client;
 mod queues;
 mod rate;
@@ -64,6 +65,7 @@ mod signals;
 mod slots;
 mod state;
 mod status;
+mod status_batches;
 mod worker;
 mod worker_options;
 mod worker_record;

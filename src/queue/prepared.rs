@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    batcher::Destination,
     client::Queue,
     enqueue::create_job,
     enqueue_options::{EnqueueOptions, When},
@@ -14,6 +13,7 @@ use super::{
     error::Result,
     job::Job,
     push::Push,
+    push_batches::{Destination, NewJob},
     scripts,
     state::State,
     status::JobStatus,
@@ -115,7 +115,8 @@ impl Queue {
             limits: self.owner_limits(),
             is_prepared: true,
         };
-        self.batcher().push(destination, job.id.clone(), job.envelope.clone()).await?;
+        let new_job = NewJob { destination, id: job.id.clone(), envelope: job.envelope.clone() };
+        self.push_batches().push(new_job).await?;
         tracing::debug!(job_id = job.id, task = job.task, queue = job.queue, "job enqueued");
         Ok(job.id.clone())
     }

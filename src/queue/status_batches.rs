@@ -1,0 +1,60 @@
+//! Reads the status of single jobs. Concurrent reads share one call of the script, which costs Redis half as much for each
+//! further job.
+
+use std::sync::Arc;
+
+use redis::Value;
+use tokio::time::timeout;
+
+use super::{
+    batcher::{BatchHandler, Batcher, Submitted},
+    error::{Error, Result},
+    script_client::ScriptClient,
+    scripts,
+};
+
+/// Maximum number of jobs that one call reads with payloads or results, which may be large.
+pub(super) const JOBS_PER_STATUS_CALL: usize = 20;
+
+/// Reads the batches of a [`Batcher`]. An item is the id of a job. The output is the answer of the script for this job, without
+/// the payload.
+#[derive(Clone)]
+pub(super) struct StatusBatches(pub(super) ScriptClient);
+
+impl Batcher<StatusBatches> {
+    /// Reads a job in one of the next batches.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer within twice [`ScriptClient::timeout`], which includes the wait for the
+    /// batches before, or refuses the call.
+    pub(super) async fn read(&self, id: &str) -> Result<Vec<Value>> {
+        let StatusBatches(scripts) = self.handler();
+        let answer = timeout(2 * scripts.timeout(), self.submit(id.to_owned())).await;
+        answer.map_err(|elapsed| Error::Unavailable(elapsed.into()))?
+    }
+}
+
+impl BatchHandler for StatusBatches {
+    type Item = String;
+    type Output = Vec<Value>;
+
+    fn batch_size<'a>(ids: impl ExactSizeIterator<Item = &'a String>) -> usize {
+        ids.len().min(JOBS_PER_STATUS_CALL)
+    }
+
+    async fn handle(&self, batch: Vec<Submitted<String, Vec<Value>>>) -> Result<(), Arc<Error>> {
+        let ids: Vec<_> = batch.iter().map(|job| &*job.item).collect();
+        let mut call = self.0.prepare(&scripts::STATUS);
+        call.arg(0).arg(usize::MAX).arg(ids);
+        let answers: Vec<Vec<Value>> = match self.0.run(&call).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                let error = Arc::new(error);
+                batch.into_iter().for_each(|job| job.reply(Err(error.clone())));
+                return Err(error);
+            }
+        };
+        batch.into_iter().zip(answers).for_each(|(job, answer)| job.reply(Ok(answer)));
+        Ok(())
+    }
+}
