@@ -33,7 +33,7 @@ struct EntryOut {
     /// command.
     #[oai(nullable)]
     actor_id: Option<i64>,
-    /// Id of the API key by which the actor made the change; null if the actor used no key.
+    /// Id of the API key with which the actor made the change, or enqueued the job that made it; null if no API key was used.
     #[oai(nullable)]
     api_key_id: Option<i64>,
     /// The action, such as `user.updated`.

@@ -38,7 +38,7 @@ pub struct Redis {
     #[arg(long, env, alias = "queue-prefix", default_value = "rq", value_name = "PREFIX")]
     pub redis_key_prefix: String,
     /// Milliseconds to wait for a Redis connection, and for the answer to one attempt of a command. All attempts together have
-    /// twice this time, or three times to enqueue a job. Then a request that needs Redis fails with 503.
+    /// twice this time, or three times this time if they enqueue a job. Then a request that needs Redis fails with 503.
     #[arg(long, env, default_value_t = 900, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub redis_timeout_ms: u64,
     /// The name of the setting that `redis_url` comes from, for messages.

@@ -33,8 +33,8 @@ use crate::{
 
 /// Maximum number of rows that one statement reads.
 const BATCH_ROWS: i64 = 100;
-/// Age in days at which a job that cannot be enqueued is set aside. A younger job may wait for a job that is not
-/// enqueued yet. Or it may come from a newer release, which can read it, during a rolling upgrade.
+/// Age in days from which a job is set aside if the queue refuses it, or if this release cannot read it. A younger job may wait
+/// for a job that is not enqueued yet, or come from a newer release, which can read it, during a rolling upgrade.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 const MAIL_TASK: &str = SendEmailMessage::NAME;
 

@@ -41,7 +41,7 @@ struct OrgJobOut {
     /// of a failed job for at most 90 days.
     #[oai(nullable)]
     status: Option<StateOut>,
-    /// The error of the last failed attempt, or the reason why the job was canceled if one is known. Null for a finished job.
+    /// The last error of the job, or the reason why it was canceled. Null if none is stored, and for a finished job.
     #[oai(nullable)]
     error: Option<String>,
     /// The progress that the running task has reported. Null if the job is not running.

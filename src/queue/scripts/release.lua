@@ -1,7 +1,7 @@
 -- Releases the jobs of a fetch whose answer was lost. If the fetch reaches Redis up to ten minutes after this call, it returns no
 -- jobs.
 -- ARGV: token of the fetch, queues.. from which it may have taken jobs
--- Returns how many jobs went back to their queues
+-- Returns the number of released jobs
 local token, total = ARGV[1] .. '.', 0
 rc('SET', P .. ':void:' .. ARGV[1], 1, 'PX', 600000)
 for a = 2, #ARGV do

@@ -110,7 +110,10 @@ impl Figures {
             flood: Series::new("the flood: 64 connections that log in", ""),
             bare: Series::new("baseline: a bare handler", "the bare handler"),
             postgres: Series::new("baseline: pgbench, the query of /users/me", "pgbench"),
-            tenant: Series::new("pgbench, the query of a product in the role saas_tenant", ""),
+            tenant: Series::new(
+                "pgbench, the query of a product in the role saas_tenant",
+                "pgbench in the role",
+            ),
             no_tenant: Series::new("baseline: pgbench, the same without the role", "that without the role"),
             redis: Series::new("baseline: redis-benchmark, GET", "redis-benchmark"),
             hashes: Series::new("baseline: bcrypt on all cores", "bcrypt"),

@@ -190,7 +190,7 @@ function request()
 end
 "#;
 
-/// Script that counts the responses of 503 with `Retry-After`.
+/// Script that counts the responses with status 503 and `Retry-After`.
 const COUNT_REFUSALS: &str = r#"refused = 0
 function response(status, headers)
   if status == 503 and (headers["retry-after"] or headers["Retry-After"]) then refused = refused + 1 end
