@@ -1,6 +1,6 @@
 //! Edge cases: unknown tasks, malformed and oversized jobs, repeated and late calls.
 
-use saas::queue::{Cancel, JobType, Origin, State, Worker};
+use saas::queue::{Cancel, Error, JobType, Origin, State, Worker};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,35 @@ async fn malformed_jobs_fail_without_affecting_others() {
     let status = queue.status(&bad_arguments).await;
     assert_eq!(status.error.as_deref(), Some("The job's arguments cannot be read"));
     assert_eq!(queue.redis::<u32>(&["ZCARD", "{}:failed:default"]).await, 2);
+}
+
+#[tokio::test]
+async fn concurrent_reads_of_statuses_return_each_job_by_itself() {
+    let queue = TestQueue::new().await;
+    let mut finished = Vec::new();
+    for n in 10..40 {
+        finished.push(queue.push(&n.to_string(), Behavior::Double).await);
+    }
+    queue.drain().await;
+    let buckets: Vec<String> = queue.redis(&["ZRANGE", "{}:done", "0", "-1"]).await;
+    // The field of an outcome is the id of the job without the time at its beginning.
+    queue.redis::<u32>(&["HSET", &buckets[0], &finished[0][12..], "{\"a\":"]).await;
+    let waiting = queue.push("waiting", Behavior::Succeed).await;
+    let unknown = "0".repeat(32);
+    let ids: Vec<_> = finished.iter().chain([&waiting, &unknown]).cycle().take(3 * finished.len()).collect();
+    let reads = ids.iter().map(|id| queue.queue.status_without_payload(id));
+    for (id, status) in ids.iter().zip(futures_util::future::join_all(reads).await) {
+        if **id == finished[0] {
+            assert!(matches!(status, Err(Error::Internal(_))), "{status:?}");
+            continue;
+        }
+        let status = status.unwrap().map(|job| (job.id, job.state, job.result, job.payload));
+        let state = if **id == waiting { State::Queued } else { State::Finished };
+        let name = finished.iter().position(|job| job == *id).map(|index| index + 10);
+        let result = name.map(|name| json!(format!("{name}{name}")));
+        let expected = (**id != unknown).then(|| (id.to_string(), state, result, None));
+        assert_eq!(status, expected);
+    }
 }
 
 #[tokio::test]
