@@ -1,5 +1,5 @@
-//! Counters of attempts, such as failed logins and requested mails: in Redis for all replicas, and in each
-//! process as a fallback.
+//! Counters of attempts, such as failed logins and requested mails: in Redis for all processes together, and in each process
+//! as a fallback and for limits of its own.
 //!
 //! The number of counters in Redis and in each process is limited, so clients cannot fill memory by failing often. Counters are
 //! stored in sets. In a full set, a new counter replaces the counter with the fewest failures. `SECRET_KEY` decides which
@@ -76,7 +76,7 @@ impl Operation {
     }
 }
 
-/// Counts failed attempts, in Redis and in this process as a fallback.
+/// Counts attempts, in Redis and in this process.
 pub struct Attempts {
     redis: RedisPool,
     prefix: Arc<str>,

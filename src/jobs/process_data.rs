@@ -7,7 +7,7 @@ use crate::{
     queue::{EnqueueBy, Job},
 };
 
-/// Maximum total size of the keys in the result. Redis keeps the result in memory for up to an hour, so a larger result belongs
+/// Maximum total size of the keys in the result. Redis keeps the result in memory for about an hour, so a larger result belongs
 /// in a table.
 const MAX_KEY_BYTES: usize = 8 * 1024;
 

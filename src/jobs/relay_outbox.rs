@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// Enqueues the jobs that remain in the tables `job_outbox` and `outbox`, for example after a crash or an outage of Redis. Also
-/// deletes mails that are too old to be sent, and sets aside for an operator jobs that cannot be enqueued. Runs every minute.
+/// deletes mails that are too old to be sent. Sets aside for an operator jobs that were refused or unreadable for a day, or that
+/// may have run. Runs every minute.
 #[derive(Serialize, Deserialize)]
 pub struct RelayOutbox {}
 

@@ -15,8 +15,8 @@ use crate::{
 /// Delay of the next attempt if this worker has no mail server. Another worker may have a mail server.
 const NO_SERVER_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// Renders a message and sends it as a mail. Cancels itself if the message is too old, and sends nothing if the message is no
-/// longer needed.
+/// Renders a message and sends it as a mail. Cancels itself if the message is known to be too old, and sends nothing if the
+/// message is no longer needed.
 impl Job for SendEmailMessage {
     type State = App;
     type Output = Value;

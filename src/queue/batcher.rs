@@ -1,5 +1,5 @@
-//! Batches of concurrent calls: items that callers submit while one batch is processed form the next batch. So they share one
-//! round trip to Redis.
+//! Batches of concurrent calls: items that callers submit while one batch is processed form the next batch. So they share
+//! round trips to Redis.
 
 use std::{
     fmt,
@@ -81,7 +81,7 @@ impl<H: BatchHandler> Batcher<H> {
             !std::mem::replace(&mut state.is_running, true)
         };
         if is_first {
-            // The batch also has items of other callers, and the future of this caller may be dropped. So a task processes it.
+            // The batch may have items of other callers, and the future of this caller may be dropped. So a task processes it.
             let guard = RunGuard { batcher: self.clone(), done: false };
             tokio::spawn(self.clone().run(guard));
         }

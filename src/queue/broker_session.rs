@@ -174,8 +174,8 @@ impl BrokerSession {
             .arg(self.max_running_per_owner)
             .arg(ahead)
             .arg(self.reserved.as_deref().unwrap_or_default());
-        // If there is no room for jobs of shared queues, the call does not name these queues. Otherwise the script would set a
-        // wake-up for each of them that has jobs, although this worker cannot run the jobs.
+        // If there is no room for jobs of shared queues, the call does not name these queues. Otherwise the script would set
+        // wake-ups for jobs that this worker cannot run.
         if want.shared + want.ahead > 0 {
             let is_shared = |name: &&str| Some(*name) != self.reserved.as_deref();
             call.arg(self.queues.order().into_iter().filter(is_shared).collect::<Vec<_>>());

@@ -5,10 +5,11 @@ use std::time::Duration;
 use redis::{RedisFuture, RedisResult, aio::MultiplexedConnection};
 use tokio::sync::watch;
 
-/// Connects to the Redis server that accepts writes, called the primary.
+/// Connects to the Redis server that accepts writes, called the primary. A single server counts as the primary, even if it is a
+/// replica.
 pub trait Connector: Send + Sync + 'static {
-    /// Connects within `connect_timeout`. Commands fail if they are not answered within `response_timeout`. Also returns the
-    /// value of [`Self::primary_changes`] for the primary to which it has connected.
+    /// Connects; `connect_timeout` limits each attempt. Commands fail if they are not answered within `response_timeout`. Also
+    /// returns the value of [`Self::primary_changes`] for the primary to which it has connected.
     ///
     /// # Errors
     /// If no primary is known, or it does not answer in time or refuses the connection.
@@ -18,7 +19,7 @@ pub trait Connector: Send + Sync + 'static {
         response_timeout: Duration,
     ) -> RedisFuture<'_, (MultiplexedConnection, u64)>;
 
-    /// Connects within `connect_timeout`, and blocks the thread. For threads without an async runtime.
+    /// Connects, and blocks the thread; `connect_timeout` limits each attempt. For threads without an async runtime.
     ///
     /// # Errors
     /// As [`Self::connect`].

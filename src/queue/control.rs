@@ -64,8 +64,8 @@ impl Queue {
     }
 
     /// As [`cancel`](Self::cancel), for a job that another process may be about to enqueue with
-    /// [`enqueue_prepared`](Self::enqueue_prepared). An unknown job is recorded as canceled, so that it is not enqueued
-    /// later. Returns [`Cancel::Canceled`] also if the job had been canceled before.
+    /// [`enqueue_prepared`](Self::enqueue_prepared). An unknown job is recorded as canceled: it is not enqueued while Redis keeps
+    /// the record. Returns [`Cancel::Canceled`] also if the job had been canceled before.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.
@@ -209,7 +209,7 @@ impl Queue {
         Ok(changed == 1)
     }
 
-    /// Stops workers from fetching jobs of a queue. Jobs that were fetched before still run, and jobs can still be enqueued.
+    /// Stops workers from fetching jobs of a queue. Jobs that were fetched before may still run, and jobs can still be enqueued.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time or refuses the call.

@@ -1,8 +1,8 @@
 //! Periodic jobs.
 //!
-//! Redis has the time at which each schedule is next due. The scheduler of every worker compares this time with the clock of
-//! Redis. For a due schedule, a script replaces the time and enqueues the job. The script does nothing if the time has
-//! changed since the scheduler read it, so each due time fires at most once.
+//! Redis has the time at which each schedule is next due. Each scheduler compares this time with the clock of Redis. For a due
+//! schedule, a script replaces the time and, unless the run is skipped, enqueues the job. The script does nothing if the time
+//! has changed since the scheduler read it, so each due time fires at most once.
 //!
 //! The name of a schedule contains its expression and time zone. While a new version with another expression is rolled out,
 //! the schedules of the old and the new workers have different names, so they do not overwrite each other's due times.
@@ -84,7 +84,7 @@ impl CronSchedules {
             let due = before.parse::<i64>().ok();
             let Some(next) = entry.next_after(now) else { continue };
             // The stored due time may be the one after the next, if the clock of Redis has gone back since the next run was
-            // enqueued: this run must not be enqueued twice. Any later due time is wrong, and is replaced without a run.
+            // enqueued: this run must not be enqueued twice. Any later due time is replaced without a run.
             let is_valid = |due| due <= next || entry.next_after(next) == Some(due);
             if due.is_some_and(|due| now < due && is_valid(due)) {
                 continue;

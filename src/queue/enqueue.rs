@@ -67,7 +67,7 @@ impl Queue {
         self.enqueue(job, origin).await
     }
 
-    /// Enqueues a job that is due after `delay`. A scheduler makes the job ready up to a second later.
+    /// Enqueues a job that is due after `delay`. A scheduler then makes the job ready, usually within a second.
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue).
@@ -76,7 +76,7 @@ impl Queue {
         self.enqueue_with(job, origin, options).await
     }
 
-    /// Enqueues a job that is due at the time `at`. A scheduler makes the job ready up to a second later.
+    /// Enqueues a job that is due at the time `at`. A scheduler then makes the job ready, usually within a second.
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue).
@@ -134,7 +134,7 @@ impl Queue {
             rest = later;
         }
         if options.front {
-            // Each push goes before all jobs that are already in the queue, so the last batch is pushed first.
+            // Each push goes before the jobs of the previous pushes, so the last batch is pushed first.
             batches.reverse();
         }
         for batch in &batches {

@@ -1,4 +1,4 @@
-//! The options of enqueuing a job: when, where, how often, and after which jobs.
+//! The options of enqueuing a job: when, where, with which unique key, and after which jobs.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ const MAX_NAME_BYTES: usize = 255;
 const MAX_DEPENDENCIES: usize = 100;
 const MAX_UNIQUE_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// The options of enqueuing a job: when, where, how often, and after which jobs. By default, the job goes to the end of its
-/// queue or group, now, without a unique key or dependencies.
+/// The options of enqueuing a job: when, where, with which unique key, and after which jobs. By default, the job goes to the
+/// end of its queue or group, now, without a unique key or dependencies.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EnqueueOptions {
@@ -30,8 +30,8 @@ pub struct EnqueueOptions {
     /// its scope or, without a scope, of its owner.
     pub group: Option<String>,
     pub unique: Option<Unique>,
-    /// Ids of up to 100 jobs that must finish before this one starts. If one of them fails, is canceled or is
-    /// purged, this job fails too, unless `after_failures` is set.
+    /// Ids of up to 100 jobs that must end before this one starts. If one of them fails, is canceled or is purged, this job
+    /// fails too, unless `after_failures` is set.
     pub after: Vec<String>,
     /// Whether the job also runs if a job in `after` fails, is canceled or is purged.
     pub after_failures: bool,

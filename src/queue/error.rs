@@ -29,7 +29,7 @@ pub enum Error {
     /// The arguments or the envelope of a job exceed `limit` bytes of JSON.
     #[error("The job is larger than {limit} bytes")]
     TooLarge { limit: usize },
-    /// The arguments of a job are nested too deeply for a worker to parse.
+    /// The arguments of a job are nested too deeply to be parsed again.
     #[error("The job's arguments are nested too deeply")]
     TooDeep,
     /// Redis did not answer in time or refused the command, or too few of its replicas have a job. The caller may try again.
@@ -40,7 +40,7 @@ pub enum Error {
     Internal(#[source] BoxError),
 }
 
-/// The limit that an owner has reached.
+/// The limit that new jobs of an owner would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OwnerLimit {
     #[error("Too many unfinished jobs; try again when some have finished")]

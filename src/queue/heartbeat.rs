@@ -21,7 +21,7 @@ use super::{
 /// How long a worker that stops may take to remove itself from the list of workers.
 const SIGN_OFF_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The running heartbeat threads of a worker; they end when this is dropped.
+/// The running heartbeat threads of a worker. Dropping this tells them to end.
 pub(super) struct Heartbeat {
     leases: Leases,
     signed_off: oneshot::Receiver<()>,
@@ -49,8 +49,8 @@ impl Heartbeat {
         Ok(Self { leases, signed_off })
     }
 
-    /// Tells the threads to end, and waits until the worker is removed from the list of workers, for at most
-    /// [`SIGN_OFF_TIMEOUT`].
+    /// Tells the threads to end. Waits for at most [`SIGN_OFF_TIMEOUT`] until the thread that sends heartbeats has ended. At its
+    /// end, this thread tries to remove the worker from the list of workers, if it is connected to Redis.
     pub(super) async fn stop(mut self) {
         self.leases.close();
         let _ = tokio::time::timeout(SIGN_OFF_TIMEOUT, &mut self.signed_off).await;
@@ -90,7 +90,7 @@ impl HeartbeatLoop {
         // At most a second, because the answer also says which running jobs were canceled.
         let interval = (self.lease / 4).min(Duration::from_secs(1));
         let mut conn = None;
-        // Progress that a failed heartbeat has not sent.
+        // Progress that Redis may not have, because the last heartbeat failed.
         let mut unsent = Vec::new();
         let mut primary_changes = self.connector.primary_changes();
         loop {
@@ -147,7 +147,8 @@ impl HeartbeatLoop {
         let _: redis::RedisResult<()> = both.query(conn);
     }
 
-    /// Renews leases, given as pairs of queue and lease, and stores progress, given as id, token and JSON.
+    /// Sends one heartbeat. `held` are the leases to renew, as pairs of queue and lease. `progress` is the progress to store, as
+    /// id, token and JSON.
     fn beat(
         &self,
         conn: &mut Option<redis::Connection>,

@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{connector::Connector, reconnecting_connection::ReconnectingConnection};
 
-/// Maximum wait for a wake-up. Then the worker fetches anyway.
+/// How long Redis waits for a wake-up before it answers. The worker then fetches anyway.
 const BLOCK_TIMEOUT_SECS: f64 = 5.0;
 
 /// Notifies a worker when there may be jobs to fetch.

@@ -166,7 +166,8 @@ impl Queue {
 
     /// Returns up to `count` jobs of a queue in one state, after the first `offset`. Failed jobs are sorted by the time of
     /// their failure, latest first. Scheduled and deferred jobs are sorted by the time at which they are due, and started
-    /// jobs by the time at which their leases expire. Queued jobs without a group come first, then each group.
+    /// jobs by the time at which their leases expire. Queued jobs without a group come first, then each group. A returned job
+    /// may have another state by now, for example if it was canceled.
     ///
     /// The payload of an envelope of more than 16 KiB is omitted; [`status`](Self::status) has it.
     ///

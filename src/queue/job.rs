@@ -13,7 +13,7 @@ use super::{
 /// The part of the application that jobs use.
 pub trait JobState: Clone + Send + Sync + 'static {
     /// Returns whether a job may run. A worker calls this before each run of a job with an owner or a scope. If the job may
-    /// not run, the worker cancels it. After an error, the job is delivered again 5 seconds later.
+    /// not run, the worker cancels it. After an error, the job is delivered again after 5 seconds.
     fn may_run(&self, _origin: &Origin) -> impl Future<Output = Result<MayRun, BoxError>> + Send {
         async { Ok(MayRun::Yes) }
     }
@@ -29,19 +29,19 @@ pub enum MayRun {
 
 /// A job: its fields are the arguments, [`run`](Job::run) is what it does.
 ///
-/// Delivery is at least once: after a crash of its worker, for example, a job runs again. So `run` must be idempotent.
+/// Delivery is at least once: a job may run again, for example after a crash of its worker. So `run` must be idempotent.
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The part of the application that the job can use.
     type State: JobState;
-    /// The result, which is kept for [`RESULT_TTL`](Job::RESULT_TTL).
+    /// The result. [`RESULT_TTL`](Job::RESULT_TTL) says how long it is kept.
     type Output: Serialize + Send;
 
-    /// The name in Redis. If it changes, jobs that are queued under the old name fail, about an hour after a worker first
-    /// fetched them.
+    /// The name in Redis. If it changes, jobs that are queued under the old name fail about an hour after their first fetch,
+    /// unless a worker still knows the old name.
     const NAME: &'static str;
     /// The queue: 1 to 100 letters, digits, `-`, `_` and `.`.
     const QUEUE: &'static str = "default";
-    /// Who may enqueue the job, and the largest size of its arguments. By default, users may not enqueue it.
+    /// Who may enqueue the job and, for jobs of users, the largest size of the arguments. By default, users may not enqueue it.
     const ENQUEUE_BY: EnqueueBy = EnqueueBy::System;
     /// The number of failed attempts after which the job has failed for good. Crashes of workers do not count, but a job also
     /// fails for good when three workers have crashed while they ran it.
@@ -74,7 +74,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
 pub struct Context<S> {
     pub state: S,
     pub job_id: Arc<str>,
-    /// The number of this attempt, from 1. Includes attempts whose worker crashed.
+    /// The number of this attempt, from 1. Attempts whose worker crashed count; snoozed and released attempts do not.
     pub attempt: u32,
     /// The owner, the scope and the request of the job. Pass the origin on to jobs that this job enqueues, but without the
     /// owner if users may not enqueue them.
@@ -95,8 +95,8 @@ impl<S> Context<S> {
         self.signals.token().is_cancelled()
     }
 
-    /// Reports progress, which the status of the job shows within about two seconds. Frequent calls are cheap: only the
-    /// latest report is sent, once a second. A `percent` above 100 counts as 100. A `message` of more than 8 KiB is
+    /// Reports progress, which the status of the job shows within about two seconds. Frequent calls are cheap: a
+    /// heartbeat sends only the latest report. A `percent` above 100 counts as 100. A `message` of more than 8 KiB is
     /// shortened.
     pub fn progress(&self, percent: u8, message: impl Into<String>) {
         self.signals.report(percent.min(100), message.into());

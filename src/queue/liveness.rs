@@ -11,15 +11,15 @@ use std::{
 /// How often a waiting worker records that it is running.
 pub(super) const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Counts how often a worker has recorded that it is running; clones share the count.
+/// Counts how many times a worker has recorded that it is running; clones share the count.
 ///
-/// The count grows at least once a second while the worker waits for jobs or for slots, and within about 20 seconds while Redis
-/// does not answer. If it stays the same for longer, the loop hangs, or the async runtime is too busy to run it.
+/// The count grows about once a second or faster while the worker waits for jobs or for slots, and within about 20 seconds while
+/// Redis does not answer. If it stays the same for longer, the loop hangs, or the async runtime is too busy to run it.
 #[derive(Clone, Default)]
 pub struct Liveness(Arc<AtomicU64>);
 
 impl Liveness {
-    /// Returns how often the worker has recorded that it is running.
+    /// Returns how many times the worker has recorded that it is running.
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `job`, `failure`, `schedule`, `job_type` | the types for the author of a job, and the table of job types |
 //! | `envelope`, `outcome`, `state`, `limits` | the records that Redis stores about a job, and their limits |
-//! | `client` | the client of the queue, which the following files extend |
+//! | `client` | the client of the queue |
 //! | `enqueue`, `enqueue_options`, `push`, `push_client`, `push_batches` | enqueue jobs, one or many, now or later |
 //! | `prepared` | jobs that are written elsewhere first, such as in a transaction, and enqueued later |
 //! | `owner` | the jobs of users and of scopes: who may enqueue them, how many, and their groups |
@@ -17,7 +17,7 @@
 //! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown`, `liveness` | a worker: fetch, run, settle, stop |
 //! | `broker_session`, `connector`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
-//! | `leases`, `heartbeat`, `worker_record` | the leases of a worker, the threads that renew them, and the list of workers |
+//! | `leases`, `heartbeat`, `worker_record` | the leases of a worker, the heartbeat that renews them, and the list of workers |
 //! | `scheduler`, `cron`, `queues` | due and periodic jobs, jobs of crashed workers, expired records, the order of queues |
 //! | `scripts`, `script_client`, `batcher` | the transitions as Lua scripts, the client that calls them, batches of concurrent calls |
 //! | `error` | the errors of the engine |

@@ -2,7 +2,7 @@
 //!
 //! For each owner with waiting or running jobs, Redis has a hash with the numbers of these jobs and of their bytes. The scripts
 //! update the hash, so the limits hold for all processes of the product together. A scope is a text of the product, such as the
-//! id of a tenant. The jobs of a scope take turns with other groups like one group, and each job still counts for its owner.
+//! id of a tenant. The jobs of a scope take turns with other groups like one group. Each job still counts for its owner, if any.
 
 use super::{
     envelope::Origin,
@@ -16,7 +16,7 @@ pub enum EnqueueBy {
     System,
     /// Users too. Such a job may have an owner.
     User {
-        /// The largest size of the arguments, in bytes of JSON.
+        /// The largest size of the arguments of a job with an owner, in bytes of JSON.
         max_bytes: usize,
     },
 }

@@ -18,7 +18,7 @@ const NEW_VALUE_WEIGHT: f64 = 0.125;
 /// Fetched jobs that wait for a slot, and how many to fetch.
 ///
 /// A short job ends long before the next round trip fetches another, so its slot is mostly idle. While jobs are short, the
-/// worker prefetches twice as many jobs as end between two round trips.
+/// worker prefetches about twice as many jobs as end between two round trips, up to [`MAX_WAITING_JOBS`].
 #[derive(Default)]
 pub(super) struct Prefetch {
     waiting: VecDeque<Delivery>,
@@ -46,7 +46,8 @@ impl Prefetch {
         self.mean_round_trip_seconds +=
             NEW_VALUE_WEIGHT * (took.as_secs_f64() - self.mean_round_trip_seconds);
         let pays = self.mean_round_trip_seconds > MIN_ROUND_TRIP_PER_RUN * self.mean_run_seconds;
-        // Jobs may end in bursts, so one round trip lowers the target by an eighth at most.
+        // Jobs may end in bursts. So while prefetching pays off, one round trip lowers the target by at most an eighth, rounded
+        // up.
         let lower = self.target - self.target.div_ceil(8);
         self.target = if pays { (2 * ended).clamp(lower, MAX_WAITING_JOBS) } else { 0 };
     }

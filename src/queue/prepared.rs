@@ -49,7 +49,7 @@ impl PreparedJob {
         Ok(Self { id, queue: J::QUEUE.into(), task: J::NAME.into(), owner: origin.owner, envelope, options })
     }
 
-    /// Returns the job with a delay ([`When::In`]) that is shorter by `waited`, the time since the job was prepared.
+    /// Returns the job. Shortens a delay ([`When::In`]) by `waited`, the time since the job was prepared.
     pub fn after_waiting(mut self, waited: Duration) -> Self {
         if let When::In(delay) = self.options.when {
             self.options.when = When::In(delay.saturating_sub(waited));
@@ -126,8 +126,8 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Forgotten`](super::Error::Forgotten) if the job is unknown, but may have ended, and its state may have been
-    /// deleted since. States are kept for at least a day, or for less if Redis is full or has too many of them. Also the errors
-    /// of [`enqueue_prepared`](Self::enqueue_prepared).
+    /// deleted since. States are kept for at least a day, unless Redis is full or has too many of them. Also the errors of
+    /// [`enqueue_prepared`](Self::enqueue_prepared).
     pub async fn enqueue_prepared_again(&self, job: &PreparedJob, since: Duration) -> Result<String> {
         let jobs = [(job.id.as_str(), job.envelope.as_str())];
         let limits = self.owner_limits();
@@ -144,7 +144,7 @@ impl Queue {
     /// [`limit_owners`](Self::limit_owners), every owner may enqueue.
     ///
     /// `written` has the id and the size of each job that is written elsewhere and may not be enqueued yet. These jobs count
-    /// too. A job that is enqueued already counts once if it is among the first 200. Sizes are bytes of envelopes.
+    /// too. A job that is enqueued already does not count twice if it is among the first 200. Sizes are bytes of envelopes.
     ///
     /// # Errors
     /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if the job would exceed a limit;

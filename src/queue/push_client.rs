@@ -81,8 +81,8 @@ impl PushClient {
         }
     }
 
-    /// Awaits `answer`, for at most three times the timeout of one attempt. That is enough for two attempts
-    /// to push and the wait for the replicas.
+    /// Awaits `answer`, for at most three times the timeout of one attempt: two attempts to push, and the wait for the
+    /// replicas.
     ///
     /// # Errors
     /// [`WaitError::Late`] or [`WaitError::LateReplicas`] if the time is over. The jobs may run all the same.
@@ -136,8 +136,8 @@ pub(super) enum WaitError {
 }
 
 impl Replication {
-    /// Pushes and waits. Repeats both once, on another connection, if the connection was closed or its server is no longer
-    /// the primary. Repeating a push is safe.
+    /// Pushes and waits. Repeats both once, on another connection, if the connection was refused or closed, or its server is no
+    /// longer the primary. Repeating a push is safe.
     async fn push_all(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
         // Never fails, because the semaphore is never closed.
         let _permit = self.permits.acquire().await;
@@ -232,7 +232,7 @@ fn fail_all(calls: &[Push<'_>], error: &RedisError) -> Answers {
     calls.iter().map(|_| Err(error.clone().into())).collect()
 }
 
-/// Returns whether a push failed because its connection was closed or leads to a replica. A time-out is neither.
+/// Returns whether a push failed because its connection was refused or closed, or leads to a replica; false for a time-out.
 fn is_closed(answer: &Result<Vec<String>>) -> bool {
     let Err(error @ Error::Unavailable(_)) = answer else { return false };
     let mut cause = error.source();

@@ -23,8 +23,8 @@ use super::{
 /// Steps of a move, as the script `move_out` names them. Settings come first, so that no job of a paused queue starts. They come
 /// last again, because the totals move with them, and the other steps may have added to the totals of the old place.
 const STEPS: [&str; 5] = ["settings", "jobs", "ended", "keys", "settings"];
-/// The last step. Deletes the settings and other remaining keys of the old place, unless jobs, states or outcomes are left
-/// there.
+/// The last step. Deletes the settings of the old place and other keys of the engine there, unless jobs, states or outcomes are
+/// left there.
 const LAST_STEP: &str = "finish";
 
 /// Maximum number of calls of `SCAN` that look for other prefixes, and about how many keys each call examines.
@@ -52,7 +52,7 @@ pub enum MoveError {
     /// Workers of the old place are running.
     #[error("workers of the old prefix are running")]
     Workers,
-    /// This number of jobs of the old place are in no list, so they cannot be moved.
+    /// This number of jobs are left in the old place, and the last round has moved none. Probably they are in no list.
     #[error("{0} jobs are in no list")]
     Left(u64),
     #[error("the old place cannot be used")]

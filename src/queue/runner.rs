@@ -16,7 +16,7 @@ use super::{
     worker_options::Summary,
 };
 
-/// Maximum number of completed jobs that are received at once.
+/// Maximum number of completed jobs that one wait receives.
 const RECEIVE_BATCH_SIZE: usize = 128;
 
 /// The jobs of a worker: those that run, those that wait for a slot, and those that have ended and are to be settled.
@@ -101,8 +101,8 @@ impl<S: JobState> Runner<S> {
         tokio::spawn(async move {
             let run = AssertUnwindSafe(delivery.run(jobs, state)).catch_unwind();
             let completed = run.await.unwrap_or_else(|panic| {
-                // `Delivery::run` catches panics of the job itself. This panic is from a destructor of the job's data; a
-                // retry would probably panic again.
+                // `Delivery::run` catches panics of the job itself. This panic is from other code, usually a destructor of the
+                // job's data; a retry would probably panic again.
                 let message = panic_message(&*panic);
                 tracing::error!(job_id = &*id, panic = message, "job panicked while it was dropped");
                 job.complete(id, token, Disposition::dead("The job panicked", &message, 0))

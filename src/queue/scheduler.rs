@@ -1,5 +1,5 @@
 //! The scheduler: makes due jobs ready, enqueues periodic jobs, and recovers the jobs of crashed workers. Also deletes records of
-//! ended jobs that have expired or are beyond the limits of [`Retention`], and old failed jobs.
+//! ended jobs that have expired or are beyond the limits of [`Retention`], and old or excess failed jobs.
 //!
 //! Every worker runs a scheduler, unless that is turned off. The schedulers need no leader: they call the scripts `tick` and
 //! `cron`, which are atomic and do the work that is due. What one scheduler has done is no longer due for the others.
@@ -35,7 +35,7 @@ pub(super) struct Scheduler {
     lease: Duration,
     retention: Retention,
     schedules: CronSchedules,
-    /// Whether the last attempt to enqueue periodic jobs failed.
+    /// Whether the last attempt to enqueue periodic jobs failed. Attempts whose connection was closed do not count.
     cron_failed: bool,
 }
 
@@ -57,7 +57,7 @@ impl Scheduler {
         }
     }
 
-    /// Ticks once a second, until the future is dropped.
+    /// Ticks with pauses of a second, until the future is dropped.
     pub(super) async fn run(mut self) {
         loop {
             self.tick().await;
@@ -65,17 +65,17 @@ impl Scheduler {
         }
     }
 
-    /// Ticks until there is nothing left to do, for a worker that exits afterwards. If jobs of crashed workers cannot be
-    /// recovered yet, waits until they can. Also returns if Redis does not answer.
+    /// Ticks until there is nothing left to do, for a worker in a burst. If the jobs of expired leases cannot be recovered yet,
+    /// waits until they can. Also returns if a call of Redis fails.
     pub(super) async fn catch_up(&mut self) {
         while let Some(wait) = self.tick().await {
-            // A longer pause would count as a gap between ticks, which restarts the wait.
+            // A longer pause could count as a gap between ticks, which restarts the wait.
             tokio::time::sleep(wait.min(TICK_INTERVAL)).await;
         }
     }
 
-    /// Does the periodic work that is due. Returns the time until jobs of crashed workers can be recovered. Returns `None` if
-    /// there are no such jobs, or Redis does not answer.
+    /// Does the periodic work that is due. Returns the time until the jobs of expired leases can be recovered; `None` if no such
+    /// jobs remain, or a call of Redis fails.
     async fn tick(&mut self) -> Option<Duration> {
         self.fire_schedules().await;
         let mut conn = self.connection.get().await?;

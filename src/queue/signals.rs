@@ -14,10 +14,10 @@ use super::limits::truncate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopReason {
     Canceled,
-    /// The worker shuts down; the job goes back to the queue.
+    /// The worker shuts down. Unless the job still succeeds, it goes back to the queue.
     Shutdown,
-    /// The lease is about to expire, or Redis no longer has it. Another worker may run the job, and Redis may reject the
-    /// result of this run.
+    /// The lease is about to expire, is no longer renewed, or is gone from Redis. Another worker may run the job, and Redis may
+    /// reject the result of this run.
     Lost,
 }
 
@@ -53,7 +53,7 @@ impl JobSignals {
         &self.0.token
     }
 
-    /// Returns why the job must stop. `None` if it need not stop, or has timed out.
+    /// Returns why the job must stop. `None` without a call of [`stop`](Self::stop), also if the job has timed out.
     pub(super) fn reason(&self) -> Option<StopReason> {
         self.0.reason.get().copied()
     }

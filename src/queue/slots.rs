@@ -9,7 +9,8 @@ use super::{
 
 /// The slots of one worker, and the notifiers that wake it when there are jobs for free slots.
 ///
-/// Jobs of the reserved queue run in any slot. Jobs of the other, shared queues leave the reserved slots free.
+/// Jobs of the reserved queue run in any slot. Jobs of the other, shared queues leave the reserved slots free, but may always
+/// use one slot.
 pub(super) struct Slots {
     reserved_queue: Option<String>,
     burst: bool,
@@ -47,7 +48,7 @@ impl Share {
         }
     }
 
-    /// Waits until the notifier wakes the worker.
+    /// Waits until the notifier wakes the worker. Never returns without a notifier.
     async fn wait_until_woken(&mut self) {
         match &self.notifier {
             Some(notifier) => notifier.woken.notified().await,
@@ -134,7 +135,7 @@ impl Slots {
     }
 
     /// Asks the notifiers to wake the worker when there are jobs for free slots. In a burst, asks only the notifier of the
-    /// reserved queue, because the worker does not wait for jobs of the shared queues: it exits when no job runs.
+    /// reserved queue, because the worker does not wait for new jobs of the shared queues.
     pub(super) fn arm(&mut self) {
         self.all.arm();
         if !self.burst {

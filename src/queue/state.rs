@@ -26,7 +26,7 @@ impl State {
         Self::Canceled,
     ];
 
-    /// Returns the name of the state in Redis, in JSON and on the command line.
+    /// Returns the name of the state in scripts, in JSON and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",

@@ -227,7 +227,7 @@ impl Queue {
     /// Runs the jobs that are due in the queues of `jobs` until there are none left. For tests.
     ///
     /// # Errors
-    /// If the name of a queue or the schedule of a job is invalid, or the heartbeat threads cannot be started.
+    /// If `jobs` is empty, the name of a queue or the schedule of a job is invalid, or the heartbeat threads cannot be started.
     pub async fn run_jobs<S: JobState>(
         &self,
         jobs: &'static [JobType<S>],

@@ -8,7 +8,7 @@ use super::queues::Queues;
 #[derive(Debug, Clone)]
 pub struct Options {
     pub queues: Queues,
-    /// How many jobs run at once.
+    /// Maximum number of jobs that run at once.
     pub concurrency: usize,
     /// How long after the last heartbeat of a worker other workers recover its jobs. The worker itself stops its jobs when 80 %
     /// of this time has passed since its last successful heartbeat.
@@ -22,7 +22,7 @@ pub struct Options {
     pub scheduler: bool,
     /// A queue that comes before `queues`, whether or not it is one of them.
     pub reserved: Option<ReservedQueue>,
-    /// How many jobs of one owner run at once, in all workers together. `None` for no limit.
+    /// How many jobs of one owner may run at once, in all workers together. `None` or 0 for no limit.
     pub max_running_per_owner: Option<u32>,
     pub retention: Retention,
 }
@@ -35,8 +35,8 @@ pub struct Retention {
     pub outcomes: u64,
     /// Total size of the outcomes in bytes.
     pub outcome_bytes: u64,
-    /// Number of finished and canceled jobs whose state is kept. A push reads the states of its dependencies, and the state
-    /// of its own job if it is repeated.
+    /// Number of finished and canceled jobs whose state is kept. A push needs the states of its dependencies and, to skip jobs
+    /// that an earlier push has enqueued, of its own jobs.
     pub states: u64,
 }
 
@@ -55,7 +55,7 @@ pub struct ReservedQueue {
 }
 
 impl Options {
-    /// Returns how many jobs of queues that are not reserved run at once.
+    /// Returns how many jobs of queues that are not reserved may run at once.
     pub(super) fn shared_slots(&self) -> usize {
         let reserved_slots = self.reserved.as_ref().map_or(0, |reserved| reserved.slots);
         self.concurrency.saturating_sub(reserved_slots).max(1)
@@ -81,13 +81,13 @@ impl Options {
     }
 }
 
-/// How often a worker ran jobs, by result.
+/// The number of runs of a worker, by result. Snoozed runs, and jobs with an unknown task, do not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub finished: u64,
     /// Failed attempts, including those that are retried.
     pub failed: u64,
     pub canceled: u64,
-    /// Running jobs that went back to their queues. Does not include jobs that waited for a slot.
+    /// Runs without a result, because the worker shut down or lost the lease. Does not include jobs that waited for a slot.
     pub released: u64,
 }

@@ -54,7 +54,7 @@ use crate::{
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
 
-/// Time between the first allowed request since the last settlement began and the next settlement.
+/// Minimum time between the first allowed request since the last settlement began and the next settlement.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
 /// As [`SETTLE_INTERVAL`], after a settlement has failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -123,8 +123,8 @@ impl RateLimits {
         }
     }
 
-    /// Reports to Redis the requests that were allowed since the last call, in batches of buckets. Updates the buckets with the
-    /// requests of all processes.
+    /// Reports to Redis the requests that were allowed since the last call, in batches of buckets. Updates the reported buckets
+    /// with the requests of all processes.
     ///
     /// The pool repeats a command whose connection fails. The requests of a batch may then count twice.
     ///

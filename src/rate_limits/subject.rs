@@ -35,12 +35,12 @@ impl fmt::Display for Caller {
 /// A class of operations. Each has a limit of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Operations below `/auth`, `/invitations` and `/secret-scanning`: registration, login, links, invitations and reports of
-    /// leaked keys.
+    /// Operations below `/auth`, `/invitations` and `/secret-scanning`, such as registration, login, links, invitations and
+    /// reports of leaked keys.
     Auth,
     Read,
     Write,
-    /// Operations that enqueue a job.
+    /// Operations that enqueue a job of the caller: `POST` on jobs, and imports.
     Enqueue,
 }
 

@@ -40,7 +40,7 @@ fn envelope() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn a_job_that_cannot_be_run_fails_or_waits_and_is_not_lost() {
+fn a_job_that_cannot_be_run_fails_waits_or_is_canceled() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let inputs = (envelope(), any::<u32>(), any::<u32>(), any::<i64>(), any::<bool>());
     property(1, inputs, |(envelope, failures, crashes, fetched_at, is_canceled)| {
