@@ -22,8 +22,9 @@ const MAX_UNIQUE_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 #[serde(default)]
 pub struct EnqueueOptions {
     pub when: When,
-    /// Whether the job goes before all ready jobs of its group or, without a group, before the ready jobs of its queue that
-    /// have no group. Has no effect on a job that is due later, or that waits for other jobs.
+    /// Whether the job goes before the ready jobs of its group or, without a group, before the ready jobs of its queue that have
+    /// no group. Jobs of a scope may change their order while their owners are at the limit of running jobs. Has no effect on a
+    /// job that is due later, or that waits for other jobs.
     pub front: bool,
     /// The group of the job, 1 to 255 bytes. Groups take turns: with one group per tenant, no tenant can starve another. Must
     /// not begin with `owner:` or `scope:`. Must be `None` for a job with a scope or an owner: such a job is in the group of

@@ -8,9 +8,9 @@ use serde_json::Value;
 pub struct Origin {
     /// Id of the user for whom the job is enqueued. `None` for a job of the product itself.
     pub owner: Option<i64>,
-    /// A text of the product, such as the id of the tenant that the job belongs to. The jobs of a scope take
-    /// turns with other groups like one group. The engine does not interpret the scope otherwise. The status of a job has its
-    /// scope. 1 to 100 letters, digits, `:`, `-`, `_` and `.`.
+    /// A text of the product, such as the id of the tenant that the job belongs to. The jobs of a scope take turns with other
+    /// groups like one group. The engine does not interpret the scope otherwise. The status of a job has its scope. 1 to 100
+    /// letters, digits, `:`, `-`, `_` and `.`.
     pub scope: Option<String>,
     /// Id of the API key of the request. The engine does not interpret it.
     pub api_key: Option<i64>,

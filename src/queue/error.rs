@@ -29,7 +29,7 @@ pub enum Error {
     /// The arguments or the envelope of a job exceed `limit` bytes of JSON.
     #[error("The job is larger than {limit} bytes")]
     TooLarge { limit: usize },
-    /// The arguments of a job are nested too deeply to be parsed again.
+    /// The arguments of a job are nested too deeply to be parsed again in all records of the job.
     #[error("The job's arguments are nested too deeply")]
     TooDeep,
     /// Redis did not answer in time or refused the command, or too few of its replicas have a job. The caller may try again.

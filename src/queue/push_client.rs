@@ -142,7 +142,7 @@ impl Replication {
         // Never fails, because the semaphore is never closed.
         let _permit = self.permits.acquire().await;
         let answers = self.attempt(scripts, calls).await;
-        match answers.iter().any(is_closed) {
+        match answers.iter().any(is_connection_unusable) {
             true => self.attempt(scripts, calls).await,
             false => answers,
         }
@@ -233,7 +233,7 @@ fn fail_all(calls: &[Push<'_>], error: &RedisError) -> Answers {
 }
 
 /// Returns whether a push failed because its connection was refused or closed, or leads to a replica; false for a time-out.
-fn is_closed(answer: &Result<Vec<String>>) -> bool {
+fn is_connection_unusable(answer: &Result<Vec<String>>) -> bool {
     let Err(error @ Error::Unavailable(_)) = answer else { return false };
     let mut cause = error.source();
     while let Some(error) = cause {

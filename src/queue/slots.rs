@@ -9,8 +9,8 @@ use super::{
 
 /// The slots of one worker, and the notifiers that wake it when there are jobs for free slots.
 ///
-/// Jobs of the reserved queue run in any slot. Jobs of the other, shared queues leave the reserved slots free, but may always
-/// use one slot.
+/// Jobs of the reserved queue run in any slot. Jobs of the other, shared queues leave the reserved slots free, except for
+/// one slot if all are reserved.
 pub(super) struct Slots {
     reserved_queue: Option<String>,
     burst: bool,

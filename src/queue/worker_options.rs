@@ -50,7 +50,7 @@ impl Default for Retention {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservedQueue {
     pub name: String,
-    /// How many slots other queues leave free. At least one slot remains for the other queues.
+    /// How many slots other queues leave free. They may use at least one slot, even if all are reserved.
     pub slots: usize,
 }
 
