@@ -52,7 +52,7 @@ enum Command {
 }
 
 /// Parses the command line and runs the subcommand. Exit codes: 0 success, 1 failure, 2 wrong usage or a setting that cannot
-/// be parsed.
+/// be read or parsed.
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let command = Cli::command();
@@ -108,8 +108,8 @@ impl Cli {
     }
 }
 
-/// Prints the settings that cannot be parsed, and `others`: the problems of parsed settings for which the command refuses to
-/// run. Returns exit code 2.
+/// Prints the problems of settings that cannot be read or parsed, and `others`: the problems of parsed settings for which the
+/// command refuses to run. Returns exit code 2.
 fn refuse(findings: &Findings, others: Vec<String>) -> ExitCode {
     let others = others.iter().filter(|problem| !findings.explains(problem));
     let all: Vec<_> = findings.problems.iter().chain(others).map(String::as_str).collect();

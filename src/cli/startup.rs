@@ -29,7 +29,7 @@ const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 /// Refuses settings that are invalid, or unsafe in production.
 ///
 /// # Errors
-/// If a setting is refused. The message names all refused settings, each with its fix.
+/// If a setting is refused. The message has all problems that were found, each with its fix.
 pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Result<()> {
     let invalid = invalid_settings(config, http);
     let unsafe_settings = config.unsafe_settings();
@@ -227,7 +227,8 @@ pub(super) fn log_warnings(config: &Config, findings: &Findings) {
     }
 }
 
-/// Returns warnings about settings that are unsafe in production and about `.env`. They do not stop a process.
+/// Returns warnings about settings that are unsafe in production, about secrets on the command line and about `.env`. They do not
+/// stop a process.
 pub(super) fn weaknesses(config: &Config, findings: &Findings) -> Vec<String> {
     let mut weaknesses = config.weaknesses();
     weaknesses.extend(findings.exposed_secrets());

@@ -21,7 +21,7 @@ pub struct Worker {
         default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub shutdown_grace_seconds: u64,
     /// Whether this process also runs the product's own jobs, such as emails to users and housekeeping. These jobs come first,
-    /// and one slot is kept free for them. Turn this off only if other workers run these jobs.
+    /// and one slot is kept free for them unless WORKER_CONCURRENCY is 1. Turn this off only if other workers run these jobs.
     #[arg(long = "system-queue", env = "WORKER_SYSTEM_QUEUE", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub system_queue: bool,
@@ -33,8 +33,8 @@ pub struct Worker {
     #[arg(long, env, default_value_t = 268_435_456, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..=1_000_000_000_000))]
     pub queue_max_outcome_bytes: u64,
     /// Maximum number of final states of ended jobs in Redis. A state takes about 70 bytes, and expires after at least a day.
-    /// Beyond the limit, the oldest states are deleted earlier. The queue reads the state of a job if another job waits for it,
-    /// and if a client enqueues the same job again.
+    /// Beyond the limit, the oldest states are deleted earlier. Without its state, an ended job is unknown, and a client that
+    /// enqueues it again runs it again.
     #[arg(long, env, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub queue_max_states: u64,
     #[command(flatten)]

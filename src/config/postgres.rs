@@ -1,9 +1,9 @@
 //! How to connect to PostgreSQL, in the parameters of libpq (PostgreSQL documentation, "Parameter Key Words").
 //!
-//! Parameters mean the same as in libpq. An unsupported parameter is refused: ignoring it could disable a protection. Some
-//! defaults differ: the root certificates are those of the operating system, not `~/.postgresql/root.crt`;
-//! `target_session_attrs` is `read-write`; `connect_timeout` and the TCP keepalive are shorter. The files of libpq in the home
-//! directory and the `PG*` variables are not read.
+//! The parameters of libpq have the same meaning here. An unsupported parameter is refused: ignoring it could disable a
+//! protection. Some defaults differ: for example, the root certificates are those of the operating system, not
+//! `~/.postgresql/root.crt`; `target_session_attrs` is `read-write`; `connect_timeout` and the TCP keepalive are shorter. The files
+//! of libpq in the home directory and the `PG*` variables are not read.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -179,7 +179,7 @@ impl ParsedParameters {
     /// Checks the parameters that depend on each other, and returns the options.
     ///
     /// # Errors
-    /// If two of them contradict each other, or there is no valid host.
+    /// If parameters contradict each other, one lacks another that it needs, or the host, the address or the port is not valid.
     pub(super) fn finish(self) -> Result<PostgresOptions, String> {
         let servers = self.servers()?;
         let mut options = PostgresOptions { servers, ..self.options };

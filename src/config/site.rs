@@ -108,7 +108,7 @@ pub(super) fn hosts(text: &str) -> Result<Hosts, String> {
     }
 }
 
-/// Parses a host: a name, or an IP address with or without brackets.
+/// Parses a host: a name, an IPv4 address, or an IPv6 address with or without brackets.
 pub(super) fn host(text: &str) -> Result<Host, String> {
     if text.contains('*') {
         return Err(format!(
@@ -119,7 +119,7 @@ pub(super) fn host(text: &str) -> Result<Host, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let ip = bare.parse().ok().map(Host::Ipv6);
     ip.or_else(|| Host::parse(text).ok()).ok_or_else(|| {
-        // Whether the text has a user with a password, several words, or a path. The message must not repeat a password.
+        // Whether the text has an @ or a space, or is a path. The message must not repeat a password.
         let is_unclear = text.contains(['@', ' ']) || text.starts_with('/');
         // The text may be a URL, or a host with a port. Then the message names its host.
         let url = Url::parse(text).ok().filter(Url::has_host);
@@ -153,7 +153,7 @@ pub(super) fn listen_address(text: &str) -> Result<IpAddr, String> {
     })
 }
 
-/// Returns whether a host is this machine, so that connections to it do not use the network.
+/// Returns whether a host is a loopback address, `localhost` or a name below it, so that connections to it do not use the network.
 pub(super) fn is_local(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
     let is_loopback = host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());

@@ -92,7 +92,7 @@ impl RunningServers {
         let lock = File::open(dir.join(LOCK_FILE)).ok()?;
         match lock.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {}
-            // The `saas dev` that has written the URLs was killed. No other `saas dev` writes URLs now, because this process
+            // The `saas dev` that has written the URLs has ended. No other `saas dev` writes URLs now, because this process
             // holds the lock.
             Ok(()) => {
                 let _ = Self::remove(dir);

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
+    fn control_characters_that_could_change_the_terminal_are_escaped() {
         let mut line = Line::new(Level::WARN, false);
         line.message = "two\nlines\x1b[31m".into();
         line.add("error", "a \x1b[0m\nb \u{202e}".into());

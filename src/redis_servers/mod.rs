@@ -1,7 +1,7 @@
 //! Finds the Redis server that accepts writes, called the primary here, and connects to it.
 //!
-//! `REDIS_URL` names one server, the Sentinels of a primary with replicas, or nodes of a cluster. All keys of the product are
-//! in one slot of a cluster, so the primary is the owner of that slot. With Sentinels or a cluster, a thread asks them which
+//! `REDIS_URL` (or `CACHE_REDIS_URL`) names one server, the Sentinels of a primary with replicas, or nodes of a cluster. All keys
+//! of the product are in one slot of a cluster, so the primary is the owner of that slot. With Sentinels or a cluster, a thread asks them which
 //! server is the primary, about twice a second and after each failed connection (see `watcher`). The thread also notices
 //! a planned failover, which causes no error at first: Sentinels promote the new primary about ten seconds before they demote
 //! the old one, which accepts writes until then.
@@ -35,7 +35,7 @@ use crate::{
 use hello::Hello;
 use node::{Primary, Question, key_slot};
 
-/// The Redis servers that `REDIS_URL` names. Clones share the thread that looks for the primary, and its results.
+/// The Redis servers that `REDIS_URL` or `CACHE_REDIS_URL` names. Clones share the thread that looks for the primary, and its results.
 #[derive(Clone)]
 pub struct RedisServers(Arc<Inner>);
 
@@ -59,7 +59,7 @@ struct Inner {
 struct Found {
     /// The last known primary. `None` until a Sentinel or node has answered.
     primary: Option<Primary>,
-    /// How often the primary or its address has changed. The first primary counts as a change.
+    /// How many times the primary or its address has changed. The first primary counts as a change.
     changes: u64,
     /// Why no Sentinel and no node answered the last question. `None` if one of them answered, or none was asked yet.
     error: Option<RedisError>,
@@ -114,7 +114,7 @@ impl RedisServers {
     }
 
     /// Connects a thread without an async runtime to the last known primary. The time limit applies to connecting, not to
-    /// commands. If the connection fails, the thread that looks for the primary asks again soon.
+    /// commands. If the connection fails, the thread that looks for the primary asks again soon, if it runs.
     ///
     /// # Errors
     /// If the primary is not known or does not answer, or the thread that looks for it cannot be started.
@@ -139,7 +139,7 @@ impl RedisServers {
         self.0.endpoints.topology != RedisTopology::Single || self.0.is_watched.load(Ordering::Acquire)
     }
 
-    /// Returns how often the primary or its address has changed. A connection from before the last change must not be used. The
+    /// Returns how many times the primary or its address has changed. A connection from before the last change must not be used. The
     /// number stays 0 for a single server that is not part of a cluster.
     pub fn changes(&self) -> u64 {
         *self.0.changes.borrow()
@@ -158,8 +158,8 @@ impl RedisServers {
     /// Awaits an answer of a connection that was opened when [`Self::changes`] was `opened_at`.
     ///
     /// # Errors
-    /// The error of `answer`. Also an error if the primary or its address changes before `answer` is ready, or has changed
-    /// since the connection was opened: the old primary may never answer.
+    /// The error of `answer`. Also an error if `answer` is not ready, and the primary or its address changes or has changed since
+    /// the connection was opened: the old primary may never answer.
     pub async fn before_change<T>(
         &self,
         opened_at: u64,

@@ -209,7 +209,7 @@ fn parse_node(node: &Value, asked: &ConnectionAddr) -> Option<(String, Connectio
 }
 
 /// Returns an address with the TLS settings of the asked server. A node that does not know its own host leaves the host
-/// out. Then the address has the host of the asked server.
+/// out. Then the address has the host of the asked server, or `localhost` if this server was asked over a Unix domain socket.
 fn address(asked: &ConnectionAddr, host: Option<String>, port: u16) -> ConnectionAddr {
     let host = host.filter(|host| !host.is_empty() && host != "?");
     match asked {

@@ -24,8 +24,8 @@ const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// Minimum pause between two rounds of questions, also after failed connections.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Starts the thread. It ends after all [`super::RedisServers`] are dropped, at the latest after one more round of questions
-/// and one more pause.
+/// Starts the thread. It ends after all [`super::RedisServers`] are dropped, at the latest after one more round of questions,
+/// [`MIN_PAUSE`] and [`ASK_INTERVAL`].
 ///
 /// # Errors
 /// If the system cannot start a thread, or the runtime of the thread cannot be created.

@@ -1,7 +1,7 @@
 //! The sources of settings beside the command line: the environment, files with secrets, `.env`, and a running `saas dev`.
 //!
-//! The settings of the selected command become flags of its command line. So a setting is read only by a command that uses
-//! it. Settings from `.env` and from files are not added to the environment of the process, which its children inherit.
+//! The settings of the selected command become flags of its command line. So a command parses only the settings that it uses.
+//! Settings from `.env` and from files are not added to the environment of the process, which its children inherit.
 //!
 //! | file | concern |
 //! |---|---|
@@ -45,7 +45,7 @@ pub(super) struct Environment {
 /// The settings of one command.
 #[derive(Default)]
 pub(super) struct Settings {
-    /// A flag for each setting that has a value.
+    /// A flag for each setting that has a valid value and is not on the command line.
     pub(super) flags: Vec<OsString>,
     pub(super) findings: Findings,
     /// Whether the servers of a running `saas dev` are used.

@@ -39,7 +39,7 @@ use crate::config::Redis;
     saas queue pause default                         stop workers from taking jobs\n  \
     saas queue limit default --concurrency 5 --rate 100/m\n  \
     saas queue purge default --status queued --yes   delete the waiting jobs\n  \
-    saas queue purge --owner 7                       delete all jobs that user 7 has enqueued\n  \
+    saas queue purge --owner 7                       delete the failed and waiting jobs of user 7\n  \
     saas queue move --from rq                        move the jobs of the prefix rq to REDIS_KEY_PREFIX"
 )]
 pub(super) struct Args {

@@ -85,7 +85,7 @@ pub(super) fn format_elapsed(time: DateTime<Utc>) -> String {
     format_duration((Utc::now() - time).num_milliseconds() as f64 / 1_000.0)
 }
 
-/// Formats a time span in one unit: `3.2s`, `4m`, `2h`, `5d`. From 1 to 48 hours, the unit is hours.
+/// Formats a time span in one unit: `3.2s`, `4m`, `2h`, `5d`. From 1 hour to less than 48 hours, the unit is hours.
 pub(super) fn format_duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     let whole = seconds as u64;

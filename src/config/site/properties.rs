@@ -31,7 +31,7 @@ fn the_text_of_a_parsed_origin_is_parsed_to_the_same_origin() {
 }
 
 #[test]
-fn the_url_of_the_api_is_a_host_with_a_port() {
+fn the_url_of_the_api_has_only_scheme_host_and_port() {
     property(1, text(PARTS, 6), |text| {
         let Ok(url) = public_url(&text) else { return };
         assert!(url.path() == "/" && url.username().is_empty() && url.password().is_none(), "{url}");

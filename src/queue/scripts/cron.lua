@@ -1,5 +1,5 @@
 -- Periodic jobs. Reads when schedules are due, and deletes abandoned schedules; or enqueues the jobs of due schedules. An entry
--- is applied only if the due time in Redis is still the one that the caller has read, so that each run is enqueued once.
+-- is applied only if the due time in Redis is still the one that the caller has read, so that no run is enqueued twice.
 -- ARGV: 'due', names of schedules..; or 'fire', then entries of:
 --   name of the schedule
 --   due time that the caller has read (ms), '' if Redis had none

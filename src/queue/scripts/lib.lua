@@ -201,9 +201,9 @@ local function pace_of(account, jobs, max_rate, t)
   return math.ceil(level - t - HOUR - 0.001), level
 end
 
--- The ready jobs of a group are in a list of their own, and groups take turns. The list `<prefix>:turns:<queue>` has the name of
--- each group with ready jobs once, and '' for the jobs without a group. If no group has ready jobs, the list does not exist, or
--- has only the entry '' until the next call of `take`.
+-- The ready jobs that have a group are in lists of groups (see `shared_group`), and groups take turns. The list
+-- `<prefix>:turns:<queue>` has the name of each group with a list once, and '' for the jobs without a group. If no group has a
+-- list, the list of turns does not exist, or has only the entry '' until the next call of `take`.
 local function group_list(q, group) return P .. ':group:' .. q .. ':' .. group end
 local function enqueue_in_group(q, group, id, front)
   local list, turns = group_list(q, group), P .. ':turns:' .. q
@@ -230,8 +230,8 @@ end
 -- Maximum number of jobs that one call of `take` sets aside or moves back to the list of their scope, in total.
 local MAX_MOVES = 100
 -- Removes and returns up to `want` (at most CHUNK) ids of ready jobs. The ids may include canceled jobs. At most `owner_max`
--- jobs of one owner may run; 0 for no limit. Also returns whether this limit holds back all remaining jobs; false if that is
--- not known after MAX_MOVES moves.
+-- jobs of one owner may run; 0 for no limit. Also returns whether fewer than `want` ids are returned because this limit holds
+-- back all remaining jobs; false if this is not known after MAX_MOVES moves.
 local function take(q, want, owner_max)
   local list, turns = P .. ':queue:' .. q, P .. ':turns:' .. q
   if rc('EXISTS', turns) == 0 then return rc('LPOP', list, want) or {}, false end
@@ -244,8 +244,9 @@ local function take(q, want, owner_max)
     end
     return room[account] <= 0
   end
-  -- Returns the account of the owner of the next job in `from`, the list of a scope; nil or false if the job has no owner. First
-  -- sets aside the jobs at the beginning of the list whose owners are at the limit of running jobs, as far as `moves` allows.
+  -- Returns the account of the owner of the next job in `from`, the list of a scope; nil or false if there is no job or the job
+  -- has no owner. First sets aside the jobs at the beginning of the list whose owners are at the limit of running jobs, as far as
+  -- `moves` allows. Sets no jobs aside from a list that `purge` has renamed.
   local function account_of_next(scope, from)
     while true do
       local id = rc('LINDEX', from, 0)
@@ -293,8 +294,8 @@ local function release_keys(ids)
   rc('HDEL', P .. ':key', unpack(ids))
 end
 local RECORD_KEYS = { ':att', ':crash', ':err', ':prog', ':group', ':key', ':waits', ':unknown' }
--- Deletes the envelopes and records of jobs that are not running. The caller removes their ids from the lists and sets of their
--- queues, and releases their unique keys before.
+-- Deletes the envelopes and records of jobs that are not running. Their unique keys must be released before. The caller removes
+-- their ids from the sets of their queues. If an id stays in a list, `fetch` skips it.
 local function delete_jobs(ids)
   discharge(ids)
   each_owned(ids, function(account, id) rc('LREM', account .. ':failed', 1, id) end)
@@ -389,7 +390,7 @@ local function remove_from_group(q, group, id, depth)
   return true
 end
 -- Removes a ready job from the list of its group, if the job is among the first or last `depth` entries. A job with a scope is in
--- the list of the scope or, if it was set aside, in the list of its own group.
+-- the list of the scope or, if it was set aside, in the list of its own group. A job in a list that `purge` has renamed stays.
 local function remove_ready(q, group, id, depth)
   local shared = shared_group(group)
   if not remove_from_group(q, shared, id, depth) and shared ~= group then remove_from_group(q, group, id, depth) end

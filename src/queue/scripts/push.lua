@@ -1,11 +1,10 @@
--- Enqueues jobs. Skips a job whose id is known: the job exists, or the state of the ended job is still kept. A push may be
--- repeated, and the first attempt may arrive after the second.
+-- Enqueues jobs. Skips a job whose id is known: the job exists, the state of the ended job is still kept, or the id occurs earlier
+-- in the same call. A push may be repeated, and the first attempt may arrive after the second.
 -- ARGV:
 --   queue
 --   n: number of jobs
 --   when the jobs are due (0: now, +ms: after a delay, ms: at this time)
---   front (1: before the ready jobs of the group or, without a group, before the ready jobs of the queue that have no group;
---     0: after these jobs)
+--   front (1: jobs that are ready now go to the beginning of the list in which they wait, 0: to its end; see `make_ready`)
 --   group ('' for none)
 --   unique key ('' for none); this and the next four arguments are used only if n is 1
 --   window of the unique key (ms)

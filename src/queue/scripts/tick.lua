@@ -18,7 +18,7 @@
 --   number of jobs of crashed workers that are ready or scheduled again, or were canceled as requested before
 --   number of jobs of crashed workers that have failed for good
 --   1 if there is more to do now, else 0
---   ms until jobs of crashed workers that wait for it can be recovered, 0 if there are none
+--   ms until the jobs of crashed workers can be recovered if this call has postponed their recovery, else 0
 --   number of outcomes or states that were deleted because Redis is nearly full
 local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
   tonumber(ARGV[4]), ARGV[5] / 2 ^ 32, tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -54,7 +54,7 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     local ahead = holder and string.find(holder, AHEAD .. '|', 1, true)
     for _, id in ipairs(ids) do
       -- A job that was fetched ahead may not have started, so the crash does not count. An entry in `crash`, even of 0 crashes,
-      -- keeps `fetch` from taking the job ahead again. The next fetch for a free slot takes it, and then a crash counts.
+      -- keeps `fetch` from taking the job ahead again. Only a fetch for a free slot takes it, and then a crash counts.
       local crashes = 0
       if ahead then rc('HSETNX', P .. ':crash', id, 0) else crashes = rc('HINCRBY', P .. ':crash', id, 1) end
       rc('HDEL', P .. ':run', id)
@@ -124,8 +124,8 @@ limit_records(OUTCOME, tonumber(ARGV[9]), tonumber(ARGV[10]))
 limit_records(STATE, tonumber(ARGV[11]), math.huge)
 local freed = 0
 -- If Redis is nearly full, deletes records of the oldest bucket of outcomes, to make room for new jobs: all records if the
--- bucket was full or has at most CHUNK records, else CHUNK records. Deletes states only if Redis refuses jobs and there are no
--- outcomes, because a repeated push enqueues a job again if its state was deleted.
+-- bucket was full or has at most CHUNK records, else CHUNK records. Deletes states for this purpose only if Redis refuses jobs and
+-- there are no outcomes, because a repeated push enqueues a job again if its state was deleted.
 for _, kind in ipairs({ OUTCOME, ARGV[8] == '2' and STATE or nil }) do
   local key, ended = unpack(ARGV[8] ~= '0' and rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES') or {})
   if key and freed == 0 then
