@@ -245,8 +245,8 @@ fn unavailable(error: RedisError) -> Error {
     Error::unavailable("Redis", error)
 }
 
-/// A circuit breaker for callers that can continue without Redis. After a failure, calls fail immediately for one second, or until
-/// a call that was in progress succeeds. Clones share the state.
+/// A circuit breaker for callers that can continue without Redis. After a failure, calls fail immediately for one second, or
+/// until a call that was in progress succeeds. Clones share the state.
 #[derive(Clone)]
 pub struct CircuitBreaker {
     timeout: Duration,

@@ -227,8 +227,8 @@ pub(super) fn log_warnings(config: &Config, findings: &Findings) {
     }
 }
 
-/// Returns warnings about settings that are unsafe in production, about secrets on the command line and about `.env`. They do not
-/// stop a process.
+/// Returns warnings about settings that are unsafe in production, about secrets on the command line and about `.env`. They do
+/// not stop a process.
 pub(super) fn weaknesses(config: &Config, findings: &Findings) -> Vec<String> {
     let mut weaknesses = config.weaknesses();
     weaknesses.extend(findings.exposed_secrets());

@@ -21,8 +21,8 @@ use crate::{
 ///
 /// Any number of workers may share a queue. Every worker also takes the product's own jobs, such as emails to users, from
 /// the queue `system`: before all other jobs, and with one slot kept free for them unless --concurrency is 1;
-/// --system-queue=false turns this off. On SIGTERM, running jobs have WORKER_SHUTDOWN_GRACE_SECONDS to finish, and unfinished jobs go back to the queue. A
-/// second SIGTERM stops at once and returns all jobs to the queue.
+/// --system-queue=false turns this off. On SIGTERM, running jobs have WORKER_SHUTDOWN_GRACE_SECONDS to finish, and unfinished
+/// jobs go back to the queue. A second SIGTERM stops at once and returns all jobs to the queue.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas worker --queues critical,default   take from critical first\n  \
     saas worker --queues critical:6,low:1   prefer critical in six of seven cases\n  \

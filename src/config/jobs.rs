@@ -33,8 +33,8 @@ pub struct Worker {
     #[arg(long, env, default_value_t = 268_435_456, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..=1_000_000_000_000))]
     pub queue_max_outcome_bytes: u64,
     /// Maximum number of final states of ended jobs in Redis. A state takes about 70 bytes, and expires after at least a day.
-    /// Beyond the limit, the oldest states are deleted earlier. Without its state, an ended job is unknown, and a client that
-    /// enqueues it again runs it again.
+    /// Beyond the limit, the oldest states are deleted earlier. Without its state, an ended job is unknown: no other job can
+    /// wait for it, and it may run again if a client enqueues it again.
     #[arg(long, env, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub queue_max_states: u64,
     #[command(flatten)]

@@ -47,8 +47,8 @@ impl Logs {
 
 /// Checks a filter of log lines, and removes the space around its parts.
 ///
-/// A misspelled level is refused: `EnvFilter` would take it for the name of a module, and log all lines of this module. So a name
-/// without `::` needs a level, as in `hyper=debug`.
+/// A misspelled level is refused: `EnvFilter` would take it for the name of a module, and log all lines of this module. So a
+/// name without `::` needs a level, as in `hyper=debug`.
 fn filter(text: &str) -> Result<String, String> {
     const EXAMPLE: &str = "write error, warn, info, debug or trace, or module=level";
     let parts: Vec<_> = text.split(',').map(str::trim).collect();

@@ -17,9 +17,10 @@
 //! # Types
 //!
 //! Most settings whose text has a syntax, such as `PUBLIC_URL`, are a [`Setting`] of the parsed type (see `value.rs` and
-//! `site.rs`). [`Database::options`] and [`Redis::endpoints`] parse the URLs of PostgreSQL and Redis when they are needed. Start-up
-//! reports the problems of these settings and unsafe settings together. Also use a [`Setting`] for a number that has an effect
-//! only if another setting is absent, such as `REDIS_PORT`: an invalid number then is an error only if it has an effect.
+//! `site.rs`). [`Database::options`] and [`Redis::endpoints`] parse the URLs of PostgreSQL and Redis when they are needed.
+//! Start-up reports the problems of these settings and unsafe settings together. Also use a [`Setting`] for a number that has
+//! an effect only if another setting is absent, such as `REDIS_PORT`: an invalid number then is an error only if it has an
+//! effect.
 
 mod check;
 mod database;

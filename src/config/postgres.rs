@@ -2,8 +2,8 @@
 //!
 //! The parameters of libpq have the same meaning here. An unsupported parameter is refused: ignoring it could disable a
 //! protection. Some defaults differ: for example, the root certificates are those of the operating system, not
-//! `~/.postgresql/root.crt`; `target_session_attrs` is `read-write`; `connect_timeout` and the TCP keepalive are shorter. The files
-//! of libpq in the home directory and the `PG*` variables are not read.
+//! `~/.postgresql/root.crt`; `target_session_attrs` is `read-write`; `connect_timeout` and the TCP keepalive are shorter. The
+//! files of libpq in the home directory and the `PG*` variables are not read.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 

@@ -153,7 +153,7 @@ pub(super) fn listen_address(text: &str) -> Result<IpAddr, String> {
     })
 }
 
-/// Returns whether a host is a loopback address, `localhost` or a name below it, so that connections to it do not use the network.
+/// Returns whether a host is a loopback address, `localhost` or a name below it. Connections to it do not use the network.
 pub(super) fn is_local(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
     let is_loopback = host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());

@@ -1,10 +1,10 @@
 //! Finds the Redis server that accepts writes, called the primary here, and connects to it.
 //!
-//! `REDIS_URL` (or `CACHE_REDIS_URL`) names one server, the Sentinels of a primary with replicas, or nodes of a cluster. All keys
-//! of the product are in one slot of a cluster, so the primary is the owner of that slot. With Sentinels or a cluster, a thread asks them which
-//! server is the primary, about twice a second and after each failed connection (see `watcher`). The thread also notices
-//! a planned failover, which causes no error at first: Sentinels promote the new primary about ten seconds before they demote
-//! the old one, which accepts writes until then.
+//! `REDIS_URL` (or `CACHE_REDIS_URL`) names one server, the Sentinels of a primary with replicas, or nodes of a cluster. All
+//! keys of the product are in one slot of a cluster, so the primary is the owner of that slot. With Sentinels or a cluster, a
+//! thread asks them which server is the primary, about twice a second and after each failed connection (see `watcher`). The
+//! thread also notices a planned failover, which causes no error at first: Sentinels promote the new primary about ten seconds
+//! before they demote the old one, which accepts writes until then.
 //!
 //! Connections do not follow `ASK`. While a slot moves, its keys are on two nodes, and a script would find only some of them.
 //! Callers get the error `ASK`, and retry until the slot has moved or their time limit ends.
@@ -35,7 +35,8 @@ use crate::{
 use hello::Hello;
 use node::{Primary, Question, key_slot};
 
-/// The Redis servers that `REDIS_URL` or `CACHE_REDIS_URL` names. Clones share the thread that looks for the primary, and its results.
+/// The Redis servers that `REDIS_URL` or `CACHE_REDIS_URL` names. Clones share the thread that looks for the primary, and its
+/// results.
 #[derive(Clone)]
 pub struct RedisServers(Arc<Inner>);
 
@@ -139,8 +140,8 @@ impl RedisServers {
         self.0.endpoints.topology != RedisTopology::Single || self.0.is_watched.load(Ordering::Acquire)
     }
 
-    /// Returns how many times the primary or its address has changed. A connection from before the last change must not be used. The
-    /// number stays 0 for a single server that is not part of a cluster.
+    /// Returns how many times the primary or its address has changed. A connection from before the last change must not be
+    /// used. The number stays 0 for a single server that is not part of a cluster.
     pub fn changes(&self) -> u64 {
         *self.0.changes.borrow()
     }
@@ -158,8 +159,8 @@ impl RedisServers {
     /// Awaits an answer of a connection that was opened when [`Self::changes`] was `opened_at`.
     ///
     /// # Errors
-    /// The error of `answer`. Also an error if `answer` is not ready, and the primary or its address changes or has changed since
-    /// the connection was opened: the old primary may never answer.
+    /// The error of `answer`. Also an error if `answer` is not ready, and the primary or its address changes or has changed
+    /// since the connection was opened: the old primary may never answer.
     pub async fn before_change<T>(
         &self,
         opened_at: u64,

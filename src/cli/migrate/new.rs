@@ -71,8 +71,8 @@ fn version(name: &str) -> String {
 }
 
 /// Returns a version with dashes for `now`. If this version does not sort after `newest`, returns the version a second after
-/// `newest`, or of the next day if `newest` is not a valid time; `None` if `newest` does not begin with a date, or no later version
-/// exists.
+/// `newest`, or of the next day if `newest` is not a valid time; `None` if `newest` does not begin with a date, or no later
+/// version exists.
 fn version_after(newest: &str, now: NaiveDateTime) -> Option<String> {
     let sorted = |time: NaiveDateTime| {
         let candidate = time.format("%Y-%m-%d-%H%M%S").to_string();

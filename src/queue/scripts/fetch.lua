@@ -63,8 +63,8 @@ local function lease_jobs(q, ids, mark)
 end
 
 -- Removes and returns jobs without a group, to be taken ahead of free slots. A job whose worker has crashed stays in the queue:
--- it is taken only for a free slot, because a crash counts only for jobs that were fetched for a slot. The jobs behind it stay, to
--- keep the order.
+-- it is taken only for a free slot, because a crash counts only for jobs that were fetched for a slot. The jobs behind it stay,
+-- to keep the order.
 local function take_ahead(q)
   local list = P .. ':queue:' .. q
   local ids = rc('LPOP', list, math.min(ahead, CHUNK)) or {}
@@ -104,7 +104,8 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
   end
   local more = not paused[q] and not held and has_ready(q)
   if spend and (taken > 0 or more) then spend(taken) end
-  -- Wakes no worker if a limit of the queue has allowed fewer than `room` jobs and is used up: it holds the remaining jobs back.
+  -- Wakes no worker if a limit of the queue has allowed fewer than `room` jobs and is used up: it holds the remaining jobs
+  -- back.
   if more and (taken < free or free == room) then wake(q) end
   max = max - taken
   if a ~= RESERVED then others = others - taken end

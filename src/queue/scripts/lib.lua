@@ -245,8 +245,8 @@ local function take(q, want, owner_max)
     return room[account] <= 0
   end
   -- Returns the account of the owner of the next job in `from`, the list of a scope; nil or false if there is no job or the job
-  -- has no owner. First sets aside the jobs at the beginning of the list whose owners are at the limit of running jobs, as far as
-  -- `moves` allows. Sets no jobs aside from a list that `purge` has renamed.
+  -- has no owner. First sets aside the jobs at the beginning of the list whose owners are at the limit of running jobs, as far
+  -- as `moves` allows. Sets no jobs aside from a list that `purge` has renamed.
   local function account_of_next(scope, from)
     while true do
       local id = rc('LINDEX', from, 0)

@@ -1,5 +1,5 @@
--- Enqueues jobs. Skips a job whose id is known: the job exists, the state of the ended job is still kept, or the id occurs earlier
--- in the same call. A push may be repeated, and the first attempt may arrive after the second.
+-- Enqueues jobs. Skips a job whose id is known: the job exists, the state of the ended job is still kept, or the id occurs
+-- earlier in the same call. A push may be repeated, and the first attempt may arrive after the second.
 -- ARGV:
 --   queue
 --   n: number of jobs

@@ -6,8 +6,8 @@ local token, total = ARGV[1] .. '.', 0
 rc('SET', P .. ':void:' .. ARGV[1], 1, 'PX', 600000)
 for a = 2, #ARGV do
   local q = ARGV[a]
-  -- The last lease of the fetch comes first, because the jobs of each lease go to the front of their queue or group. The token of
-  -- a lease begins with the token of the fetch, a dot and a number.
+  -- The last lease of the fetch comes first, because the jobs of each lease go to the front of their queue or group. The token
+  -- of a lease begins with the token of the fetch, a dot and a number.
   local leases = {}
   for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, -1)) do
     if string.sub(lease, 1, #token) == token then leases[#leases + 1] = lease end

@@ -124,8 +124,8 @@ limit_records(OUTCOME, tonumber(ARGV[9]), tonumber(ARGV[10]))
 limit_records(STATE, tonumber(ARGV[11]), math.huge)
 local freed = 0
 -- If Redis is nearly full, deletes records of the oldest bucket of outcomes, to make room for new jobs: all records if the
--- bucket was full or has at most CHUNK records, else CHUNK records. Deletes states for this purpose only if Redis refuses jobs and
--- there are no outcomes, because a repeated push enqueues a job again if its state was deleted.
+-- bucket was full or has at most CHUNK records, else CHUNK records. Deletes states for this purpose only if Redis refuses jobs
+-- and there are no outcomes, because a repeated push enqueues a job again if its state was deleted.
 for _, kind in ipairs({ OUTCOME, ARGV[8] == '2' and STATE or nil }) do
   local key, ended = unpack(ARGV[8] ~= '0' and rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES') or {})
   if key and freed == 0 then
