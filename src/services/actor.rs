@@ -167,7 +167,7 @@ pub fn is_admin(app: &App, identity: &Identity) -> bool {
     identity.user.role == Role::Admin && !lacks_second_factor(app, &identity.session, Requirement::Admin)
 }
 
-/// Returns whether the session lacks the second factor that `REQUIRE_TWO_FACTOR` demands for the operation.
+/// Returns whether the session lacks the second factor that the server requires for the operation.
 fn lacks_second_factor(app: &App, session: &Session, required: Requirement) -> bool {
     let is_demanded = match app.config.auth.second_factor.required_for() {
         SecondFactorFor::None => false,
@@ -185,7 +185,8 @@ pub enum Affected {
     Actor,
     /// The actor and the user with this id.
     User(i64),
-    /// The actor, the user with this id, and all admins who can log in. For a change that may remove the last such admin.
+    /// The actor, the user with this id, and all users for whom [`User::can_administer`] returns true. For a change that may
+    /// leave no such user.
     UserAndAdmins(i64),
 }
 
@@ -220,10 +221,11 @@ impl LockedUsers {
         self.users.iter().find(|user| user.id == id).ok_or(Error::NotFound("User"))
     }
 
-    /// Checks that a user is not the last admin who can log in. The lock must be [`Affected::UserAndAdmins`].
+    /// Checks that a user is not the only one for whom [`User::can_administer`] returns true. The lock must be
+    /// [`Affected::UserAndAdmins`].
     ///
     /// # Errors
-    /// [`Error::LastAdmin`] if the user is the last admin who can log in.
+    /// [`Error::LastAdmin`] if the user is the only one.
     pub fn ensure_another_admin(&self, id: i64) -> Result<()> {
         let mut admins = self.users.iter().filter(|user| user.can_administer()).map(|user| user.id);
         match admins.next() == Some(id) && admins.next().is_none() {

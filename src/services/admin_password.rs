@@ -2,8 +2,8 @@
 //!
 //! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any other database, an
 //! earlier release or SQL may have created such an admin, and anyone could log in as this admin. Unless `DEBUG` is on,
-//! `is_refused` prevents that login. [`find_default_passwords_at_start`] finds these admins before a server listens, and
-//! [`find_default_passwords`] finds them for `saas doctor`.
+//! `is_refused` prevents that login. [`find_default_passwords_at_start`] looks for such admins before a server listens, and
+//! [`find_default_passwords`] for `saas doctor`.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! Creation and promotion of admins, and the notices to the other admins.
+//! Creation and promotion of admins, and the notices to other admins.
 //!
 //! Anyone can register with the address of another person. So a promotion requires a verified address. An account that is
 //! scheduled for deletion is not promoted, because the nightly job would delete the new admin. A promotion also revokes the
-//! user's sessions, links and login challenges, and notifies the user and the other admins.
+//! user's sessions, links and login challenges, and notifies the user and other admins.
 
 use chrono::Utc;
 use diesel_async::AsyncPgConnection;
@@ -38,7 +38,7 @@ pub enum EnsureAdminOutcome {
 }
 
 /// Creates an admin unless the address is registered. Also creates a personal organization if `PERSONAL_ORGANIZATIONS` is on,
-/// and notifies the other admins.
+/// and notifies other admins.
 ///
 /// The call is idempotent, also if several processes make it at the same time. The address of a created admin counts as
 /// verified, because the operator of the server has chosen it. Without a password, the function only looks the user up.
@@ -66,7 +66,7 @@ pub async fn ensure_admin(
         .await
         {
             Ok(()) => return Ok(EnsureAdminOutcome::Created),
-            // A concurrent call has created the user; its role is checked below.
+            // A concurrent transaction has created the user, whose role is checked below.
             Err(Error::EmailTaken) => {}
             Err(error) => return Err(error),
         }
@@ -98,7 +98,7 @@ async fn create(
 }
 
 /// Makes the user with this address an admin. Revokes the sessions, links and login challenges of the user, cancels a pending
-/// change of the address, and notifies the user and the other admins. The operator of the server calls this from the command
+/// change of the address, and notifies the user and other admins. The operator of the server calls this from the command
 /// line. Changes nothing and returns false if the user is already an admin.
 ///
 /// # Errors
@@ -134,7 +134,7 @@ pub(super) fn grants_rights(before: &User, changes: &UserChanges<'_>) -> bool {
 }
 
 /// Applies changes that give a locked user the rights of an admin. Revokes the sessions, links and login challenges of the
-/// user, and cancels a pending change of the address. Notifies the user and the other admins. `by` is the address of the admin
+/// user, and cancels a pending change of the address. Notifies the user and other admins. `by` is the address of the admin
 /// who makes the change, or `None` for the operator of the server.
 ///
 /// # Errors
@@ -164,8 +164,8 @@ pub(super) async fn grant(
     Ok(after)
 }
 
-/// Notifies the other admins about a new admin. Leaves out admins who cannot log in or have not verified their address. `by` is
-/// the address of the admin who made the change, or `None` for the operator of the server.
+/// Notifies the other admins in [`User::verified_admins`] about a new admin. `by` is the address of the admin who made the
+/// change, or `None` for the operator of the server.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

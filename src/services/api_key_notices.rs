@@ -17,7 +17,8 @@ use crate::{
 const NOTICE_DAYS: i32 = 7;
 /// Maximum number of keys whose notices one transaction writes.
 const BATCH_KEYS: i64 = 50;
-/// Time limit of a batch. It is longer than the default of `DATABASE_TIMEOUT_MS`, because no client waits.
+/// Time limit of one attempt at a batch, without the wait for a connection. It is longer than the default of
+/// `DATABASE_TIMEOUT_MS`, because no client waits.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Sends a notice to the creator of a key and to the owner of the organization of the key. Leaves out a user who is suspended

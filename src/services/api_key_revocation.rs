@@ -22,7 +22,7 @@ use crate::{
     security::{self, api_key},
 };
 
-/// A leaked key that was revoked.
+/// A key whose leaked secret was revoked.
 pub struct LeakedKey {
     pub key: ApiKey,
     /// True if only the secret from before the last rotation has leaked. That secret was revoked, and the current

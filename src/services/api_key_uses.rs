@@ -55,7 +55,7 @@ pub async fn flush_last(app: &App) {
     }
 }
 
-/// Writes the pending uses. A use stays pending after an error, and if another transaction has locked or changed the
+/// Writes the pending uses. A use stays pending if its batch fails, and if another transaction has locked or changed the
 /// row of the key.
 ///
 /// # Errors

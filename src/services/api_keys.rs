@@ -1,4 +1,4 @@
-//! The API keys of an organization: create, list, change, rotate, revoke. Only signed-in members manage keys.
+//! The API keys of an organization: create, list, change, rotate, revoke. These operations require a session.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ pub struct Changes {
     pub lifetime: Option<Lifetime>,
 }
 
-/// A key and its secret. The secret cannot be read again later, because the database has only its hash. Not `Debug`, so
+/// A key and its secret. The secret cannot be read again later, because the database does not have it. Not `Debug`, so
 /// that no log contains the secret.
 pub struct KeyWithSecret {
     pub key: ApiKey,
@@ -106,8 +106,8 @@ fn with_pending_use(app: &App, mut key: ApiKey) -> ApiKey {
     key
 }
 
-/// Creates a key that acts on behalf of the actor. The owner of the organization gets a mail, and so does the actor, within the
-/// rate limit of these notices.
+/// Creates a key that acts on behalf of the actor. Notifies the owner of the organization and the actor by mail, as
+/// `api_key_notices::send` does; the actor only within the rate limit of these notices.
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the scopes; [`Error::KeyLimit`] if the organization has [`MAX_KEYS`] valid keys; those of

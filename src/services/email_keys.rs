@@ -1,6 +1,5 @@
 //! The filling in of missing [keys](crate::email_address::EmailAddress::key) of email addresses. The key is the normalized form
-//! of an address. An address that an earlier release or SQL has written has no key: the earlier release does not know keys, and
-//! SQL cannot compute them.
+//! of an address. An address has no key at first if SQL, which cannot compute keys, or a release without keys has written it.
 //!
 //! [`fill_missing_keys`] runs after migrations. The nightly job fills in keys, too, because the previous release writes
 //! addresses without keys during a rolling upgrade. Several processes may do this at the same time. Accounts are never merged:
@@ -17,11 +16,10 @@ use crate::{
     models::email_key::{self, KeyAssignment},
 };
 
-/// Maximum number of rows that one statement changes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement changes: few enough that their locks hardly delay requests.
 const BATCH_ROWS: i64 = 200;
 
-/// Maximum number of attempts at one batch. An attempt fails if a concurrent registration or change of an address takes one of
-/// the keys.
+/// Maximum number of attempts at one batch. An attempt is repeated if a concurrent transaction has taken one of the keys.
 const MAX_ATTEMPTS: u32 = 10;
 
 /// A pass over all users without a key. If several users of a pass share an address, the user with the lowest id gets the key.
@@ -30,7 +28,7 @@ pub enum Pass {
     /// Fills in the keys of addresses that equal their key. This pass runs first, so that a user with the canonical
     /// spelling takes precedence over other users with the same address.
     Canonical,
-    /// Fills in the keys of all other addresses.
+    /// Fills in the keys of the other valid addresses.
     OtherSpellings,
 }
 

@@ -28,9 +28,10 @@ use crate::{
     },
 };
 
-/// Maximum number of rows that one statement reads or deletes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement reads or deletes: few enough that their locks hardly delay requests.
 const BATCH_ROWS: i64 = 500;
-/// Time limit of a batch. It is longer than the default of `DATABASE_TIMEOUT_MS`, because no client waits.
+/// Time limit of one attempt at a batch, without the wait for a connection. It is longer than the default of
+/// `DATABASE_TIMEOUT_MS`, because no client waits.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Repeats a batch until it deletes nothing. Evaluates to the number of deleted rows.
@@ -46,7 +47,7 @@ macro_rules! repeat_until_empty {
     }};
 }
 
-/// The numbers of deleted rows.
+/// The numbers of deleted rows. Rows that were deleted together with their account, session or organization do not count.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct DeletedRows {
     pub users: usize,
@@ -64,8 +65,8 @@ pub struct DeletedRows {
     pub org_jobs: usize,
 }
 
-/// Deletes accounts and organizations whose grace period is over, organizations without members, and expired tokens of links,
-/// login challenges and stored answers. Also deletes these rows:
+/// Deletes accounts and organizations whose grace period is over, organizations without members, expired tokens of links and
+/// login challenges, and expired stored answers. Also deletes these rows:
 ///
 /// - sessions whose maximum lifetime ended more than a day ago, and refresh tokens older than 30 days;
 /// - invitations that expired more than 30 days ago, and API keys that expired or were revoked more than 90 days ago;
@@ -162,8 +163,7 @@ async fn delete_due_users(app: &App) -> Result<usize> {
     Ok(deleted)
 }
 
-/// Deletes an account, unless its owner has canceled the deletion since the batch was read. Returns whether the account was
-/// deleted.
+/// Deletes an account, unless the deletion was canceled since the batch was read. Returns whether the account was deleted.
 async fn delete_if_due(app: &App, id: i64) -> Result<bool> {
     change_by_job(app, BATCH_TIMEOUT, async |tx| {
         let user = User::lock(tx, id).await?;

@@ -59,8 +59,8 @@ pub struct Answered {
     pub is_replayed: bool,
 }
 
-/// Makes the change of a request at most once per idempotency key, and renders the answer to the request. A request without a
-/// key is not deduplicated.
+/// Makes the change of a request at most once per idempotency key while the answer is stored, and renders the answer to the
+/// request. A request without a key is not deduplicated.
 pub struct Once<'a, T> {
     key: Option<&'a RequestKey>,
     render: Box<Render<'a, T>>,
@@ -129,7 +129,7 @@ impl<'a, T> Once<'a, T> {
         change_after(app, actor, lock, affected, change_unless_done).await
     }
 
-    /// Checks that the actor may still make the change, and returns the stored answer. `None` if no valid answer is stored.
+    /// Returns the stored answer, after a check that the actor may still make the change. `None` if no valid answer is stored.
     async fn replay(&self, app: &App, actor: &Actor) -> Result<Option<Answered>> {
         if !self.is_stored(app, actor.context()).await? {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! Operations of an invited user with an account: list the invitations to the user's own address, accept, decline.
 //!
 //! To accept or decline an invitation is to claim it. A claim locks the user, then the organization, then the invitation. So an
-//! invitation is claimed at most once, and the inviter's membership does not change during the claim: the inviter must still be
+//! invitation is claimed at most once, and the inviter's role does not change during the claim: the inviter must still be
 //! allowed to invite. The account must have the invited address, and must have verified it, because anyone can register an
 //! address that belongs to another person.
 //!
@@ -45,7 +45,7 @@ pub enum Claim<'a> {
 }
 
 /// Returns at most `limit` pending invitations to the address of the actor, the newest first. With `before`, only invitations
-/// with a lower id. Returns an empty list if the address is not verified.
+/// with a lower id. Returns an empty list if the address is not verified or is invalid.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -156,7 +156,7 @@ fn check_address(invitation: &Invitation, user: &User) -> Result<()> {
 }
 
 /// Makes a user a member, unless the user already is a member, marks the invitation as accepted, and notifies the inviter.
-/// Checks the seat limit again, because the limit may be lower than when the invitation was sent.
+/// Checks the seat limit again for a new member, because the limit may be lower than when the invitation was sent.
 ///
 /// # Errors
 /// [`Error::SeatLimit`]; [`Error::MembershipLimit`]; [`Error::Unavailable`] if PostgreSQL does not answer.

@@ -2,8 +2,8 @@
 //!
 //! If the token was only in the mail, the holder of the token reads the mails to the address, so [`register`] creates a
 //! verified account. Another person may have registered the address earlier, with a known password, to get into the account
-//! later (pre-hijacking). While the address of such an account is not verified, [`register`] replaces its password and its
-//! name, and revokes its sessions, links and API keys, and the invitations that it has sent. The owner of a verified account
+//! later (pre-hijacking). While such an account is active and its address is not verified, [`register`] replaces its password and
+//! its name, and revokes its sessions, links and API keys, and the invitations that it has sent. The owner of a verified account
 //! has to sign in instead.
 //!
 //! Without a mail server, the inviter receives the link. A token from such a link neither verifies the address nor
@@ -83,9 +83,10 @@ pub async fn decline(app: &App, context: &RequestContext, token: &str) -> Result
 /// Creates an account with the invited address, and makes the account a member. A new account gets a personal organization if
 /// `PERSONAL_ORGANIZATIONS` is on, and a link to verify its address if the token does not verify it. The inviter gets a mail.
 ///
-/// If an unverified account has the address, and only a mail contained the token, takes this account over instead: replaces the
-/// password and the name, marks the address as verified, and cancels a scheduled deletion of the account. Also revokes its
-/// sessions, links, login challenges and API keys, and the invitations that it has sent, and notifies the account by mail.
+/// If an active, unverified account has the address, and only a mail contained the token, takes this account over instead:
+/// replaces the password and the name, marks the address as verified, and cancels a scheduled deletion of the account. Also
+/// revokes its sessions, links, login challenges and API keys, and the invitations that it has sent, and notifies the account by
+/// mail.
 ///
 /// # Errors
 /// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::EmailTaken`] if the address has an account that the

@@ -1,8 +1,8 @@
 //! Links of invitations to organizations, and the mails that contain them.
 //!
 //! The token of a link is derived from `link_id` and a secret key. If the reply of the mail server is lost, the job sends the
-//! mail again with the same link. So the link in the first mail stays valid. The outbox and the queue contain the id instead
-//! of the token, and the table `invitations` contains the hash of the token.
+//! mail again with the same link. So the link in the first mail stays valid, unless the key was replaced. The outbox and the
+//! queue contain the id instead of the token, and the table `invitations` contains the hash of the token.
 
 use uuid::Uuid;
 
@@ -79,7 +79,7 @@ pub(super) async fn render(
 }
 
 /// Returns the token of an invitation. If this process cannot derive the token, gives the invitation a new token with the same
-/// link id. `None` if the invitation now has another link id.
+/// link id. `None` if the invitation now has another link id or no longer exists.
 async fn usable_token(app: &App, invitation: &Invitation) -> Result<Option<String>> {
     let Invitation { id, link_id, token_hash, .. } = invitation;
     if let Some(token) = app.tokens.invitation_tokens(*link_id).find(|token| token.hash == *token_hash) {

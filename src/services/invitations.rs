@@ -153,8 +153,8 @@ pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Re
     .await
 }
 
-/// Revokes all open, unexpired invitations that a user has sent, when another person takes over the account. Writes audit
-/// entries, and sends no mail.
+/// Revokes all open, unexpired invitations whose current link a user has sent, when another person takes over the account. Writes
+/// audit entries, and sends no mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

@@ -4,14 +4,14 @@
 //!
 //! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`) and enqueues their jobs. Then it deletes the
 //! rows of the jobs that are in the queue. The claim is a timestamp in the row, not a lock, because a transaction must
-//! not wait for Redis. So a slow or killed relay may process the same rows as the next relay. This is harmless, because
+//! not wait for Redis. So the next relay may process the rows of a slow or killed relay again. This is harmless, because
 //! the id of a job is created with its row. The queue ignores a job whose id it knows, even if the job has ended.
 //!
-//! The queue keeps the record of a finished or canceled job for one day, or for less time if Redis is nearly full or has too
-//! many records. The claim also records the time of the first attempt. If the first attempt was longer ago than the queue keeps
-//! records, and the queue has no record of the job, the job may or may not have run. The relay then sets the row aside for an
-//! operator. The relay enqueues the job of a row without an earlier attempt at any age, unless the job sends a mail that is too
-//! old.
+//! The queue keeps the record of a finished or canceled job for at least a day, or for less time if Redis is nearly full or has
+//! too many records. The claim also records the time of the first attempt. If the first attempt was longer ago than the queue
+//! keeps records, and the queue has no record of the job, the job may or may not have run. The relay then sets the row aside for
+//! an operator. The relay enqueues the job of a row without an earlier attempt at any age, unless the job sends a mail that is
+//! too old.
 
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ use crate::{
 
 /// Maximum number of rows that one statement reads.
 const BATCH_ROWS: i64 = 100;
-/// Age in days from which a job is set aside if the queue refuses it, or if this release cannot read it. A younger job may wait
-/// for a job that is not enqueued yet, or come from a newer release, which can read it, during a rolling upgrade.
+/// Age in days at which a job that the queue refuses or this release cannot read is set aside. A younger job may wait for a job
+/// that is not enqueued yet. Or it may come from a newer release, which can read it, during a rolling upgrade.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 const MAIL_TASK: &str = SendEmailMessage::NAME;
 
@@ -56,7 +56,7 @@ struct SortedRows {
     refused: Vec<Uuid>,
     /// Jobs that may have run, but of which the queue no longer has a record.
     forgotten: Vec<Uuid>,
-    /// The error if Redis did not answer. The rows that are in no group stay in the table.
+    /// The error if Redis was unavailable. The rows that are in no group stay in the table.
     unavailable: Option<Error>,
 }
 

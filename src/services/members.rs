@@ -69,9 +69,10 @@ pub async fn find(app: &App, access: &OrgAccess, user_id: i64) -> Result<Member>
 /// Changes the role of a member, suspends the member, or ends the suspension.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user is not a member; [`Error::RoleTooHigh`] if the member is the owner, or the new role is
-/// `owner` or above the role of the actor; [`Error::LastOwner`] if the actor is the owner and changes their own membership;
-/// [`Error::PreconditionFailed`] if the member does not meet `condition`; those of [`org_access::lock`] and [`change`].
+/// [`Error::NotFound`] if the user is not a member; [`Error::RoleTooHigh`] if the member is the owner and not the actor, or the
+/// new role is `owner` or above the role of the actor; [`Error::LastOwner`] if the actor is the owner and changes their own
+/// membership; [`Error::PreconditionFailed`] if the member does not meet `condition`; those of [`org_access::lock`] and
+/// [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,

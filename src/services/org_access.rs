@@ -74,7 +74,7 @@ pub fn check(
 ///
 /// # Errors
 /// As [`check`]; [`Error::NotFound`] also if the key belongs to another organization; [`Error::ScopeMissing`];
-/// [`Error::SessionRequired`] if the permission cannot be a scope.
+/// [`Error::SessionRequired`] without `permission`, and if the permission cannot be a scope.
 pub fn check_key(
     identity: &KeyIdentity,
     org_id: i64,

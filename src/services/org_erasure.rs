@@ -21,9 +21,10 @@ use crate::{
     },
 };
 
-/// Maximum number of rows that one statement reads or deletes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement reads or deletes: few enough that their locks hardly delay requests.
 const BATCH_ROWS: i64 = 500;
-/// Time limit of a batch. It is longer than the default of `DATABASE_TIMEOUT_MS`, because no client waits.
+/// Time limit of one attempt at a batch, without the wait for a connection. It is longer than the default of
+/// `DATABASE_TIMEOUT_MS`, because no client waits.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Schedules the erasure of organizations without members, then erases the organizations whose deletion is due. Returns the

@@ -109,7 +109,7 @@ pub async fn may_run(app: &App, origin: &Origin) -> Result<MayRun> {
     }
 }
 
-/// Returns the reason to cancel a job after an error of [`access`] or of a change. `None` if the job is to be retried.
+/// Returns the reason to cancel a job after an error of [`access`] or of a change. `None` for any other error.
 pub fn refusal(error: &Error) -> Option<&'static str> {
     match error {
         Error::NotFound(ORGANIZATION) | Error::MemberSuspended => {
@@ -165,7 +165,8 @@ pub async fn ensure_of_org(app: &App, access: &OrgAccess, id: &str) -> Result<()
 
 /// Cancels a waiting job of an organization, or signals a running job to stop. For a job that has already ended,
 /// changes nothing and returns [`Cancel::Ended`]. Writes an audit entry into the trail of the organization before it
-/// changes Redis. If the job is not canceled, a second entry reports the error. All of this continues if the client disconnects.
+/// changes Redis. If the cancellation then fails, a second entry reports the error. All of this continues if the client
+/// disconnects.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the job ended after `job` was read; [`Error::NotFound`] if the job no longer exists;

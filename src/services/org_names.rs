@@ -5,8 +5,8 @@ use crate::{
     models::organization::{MAX_NAME_CHARS, MAX_SLUG_CHARS, MIN_SLUG_CHARS},
 };
 
-/// Checks a slug, the name of an organization in URLs: 3 to 50 lower-case letters, digits and single hyphens. A slug
-/// starts with a letter, so that it is never mistaken for an id.
+/// Checks a slug, the name of an organization in URLs: 3 to 50 lower-case letters, digits and single hyphens. A slug does not
+/// end with a hyphen, and starts with a letter, so that it is never mistaken for an id.
 ///
 /// # Errors
 /// A message for the user.

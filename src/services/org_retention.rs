@@ -15,11 +15,12 @@ use crate::{
     },
 };
 
-/// Maximum number of rows that one statement deletes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement deletes: few enough that their locks hardly delay requests.
 const BATCH_ROWS: i64 = 500;
 /// Maximum number of organizations whose rows one transaction deletes.
 const BATCH_ORGS: i64 = 200;
-/// Time limit of a batch. It is longer than the default of `DATABASE_TIMEOUT_MS`, because no client waits.
+/// Time limit of one attempt at a batch, without the wait for a connection. It is longer than the default of
+/// `DATABASE_TIMEOUT_MS`, because no client waits.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Deletes rows that are older than 30 days from the job lists. Returns the number of deleted rows.

@@ -1,5 +1,5 @@
-//! Mails that a change sends to users. The transaction of the change enqueues a job, and the job renders and sends the
-//! mail.
+//! Mails that a change sends to users and invited addresses. The transaction of the change enqueues a job, and the job renders
+//! and sends the mail.
 //!
 //! A message contains no secret. The job creates the token of the link when it renders the mail, so neither the table
 //! `job_outbox` nor the queue contains the token.
@@ -77,7 +77,7 @@ pub struct SendEmailMessage {
 #[serde(transparent)]
 pub struct SendNewEmailMessage(pub SendEmailMessage);
 
-/// Age limit of a message. A message that a person has requested and waits for has a shorter limit.
+/// Age limit of a message. A message whose link a person has requested and waits for has a shorter limit.
 const MAX_MESSAGE_AGE: Duration = Duration::days(7);
 
 /// The recipient and the kind of a message with a link.

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Maximum number of users that one transaction processes: few enough that its locks do not delay requests.
+/// Maximum number of users that one transaction processes: few enough that its locks hardly delay requests.
 const BATCH_ROWS: i64 = 500;
 
 /// Creates the personal organization of a user. Does nothing if the user already has one, or if

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// A condition on the state of a row or a queue before a change (RFC 9110 section 13.1.1). The service checks the condition on
 /// the locked row, in the transaction of the change. An earlier check would miss a concurrent change. A queue cannot be locked,
-/// so the change of a queue compares the state again.
+/// so the change of a queue compares the settings again.
 pub struct Precondition<'a, T>(Option<Box<Holds<'a, T>>>);
 
 /// Returns whether the row or the queue is in a state that the client accepts.

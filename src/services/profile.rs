@@ -120,9 +120,9 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `password` is wrong or was replaced while the request was in progress; [`Error::LastAdmin`] if
-/// the user is the last admin who can log in; [`Error::LastOwner`] if the user owns an organization that has other members and
-/// is not scheduled for deletion; [`Error::TooManyAttempts`] after failed attempts, too many password hashes or too many mails;
-/// [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
+/// the user is the last admin ([`User::can_administer`]); [`Error::LastOwner`] if the user owns an organization that has other
+/// members and is not scheduled for deletion; [`Error::TooManyAttempts`] after failed attempts, too many password hashes or too
+/// many mails; [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
 pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
     let user = confirm_password(app, actor, password).await?.user;
     Throttle::notice(app, actor.context(), &user).await?;

@@ -23,9 +23,9 @@ use crate::{
 /// Pauses, resumes or limits a queue, which need not exist yet. A queue that does not exist meets no condition.
 ///
 /// # Errors
-/// [`Error::PreconditionFailed`], also if the settings change between the check and the change; [`Error::NotFound`] if the
-/// queue does not exist and the changes have only the default values; [`Error::Invalid`] if the rate has no jobs or no period;
-/// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
+/// [`Error::PreconditionFailed`], also if the settings get other values between the check and the change; [`Error::NotFound`] if
+/// the queue does not exist and the changes have only the default values; [`Error::Invalid`] if the rate has no jobs or no
+/// period; [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
 pub async fn change_queue(
     app: &App,
     actor: &AdminActor,
@@ -84,8 +84,8 @@ fn setting_fields(changes: &QueueChanges) -> Map<String, Value> {
     fields
 }
 
-/// Puts the failed jobs of a queue back into the queue, and returns the number of these jobs. Jobs that fail after `queue` was
-/// read stay failed.
+/// Puts the failed jobs of a queue back into the queue, and returns the number of these jobs, which may be too low if an answer
+/// of Redis was lost. Jobs that fail after `queue` was read stay failed.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
@@ -96,7 +96,7 @@ pub async fn requeue_failed(app: &App, actor: &AdminActor, queue: &QueueInfo) ->
 }
 
 /// Deletes the jobs of a queue that are in `state`. Keeps jobs that are enqueued or fail after `queue` was read. Returns the
-/// number of deleted jobs.
+/// number of deleted jobs, which may be too low if an answer of Redis was lost.
 ///
 /// # Errors
 /// [`Error::Invalid`] unless `state` is queued, scheduled, deferred or failed; [`Error::Unavailable`] if Redis does not answer;
@@ -110,7 +110,8 @@ pub async fn purge(app: &App, actor: &AdminActor, queue: &QueueInfo, state: Stat
 /// Puts a failed job back into its queue.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the job has not failed; [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
+/// [`Error::Conflict`] if the job has not failed or no longer exists; [`Error::Unavailable`] if Redis does not answer; and those
+/// of [`change`].
 pub async fn requeue_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Result<()> {
     const NOT_FAILED: Error = Error::Conflict("Only failed jobs can be requeued");
     if job.state != State::Failed {

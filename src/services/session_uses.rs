@@ -40,7 +40,7 @@ pub(super) async fn record(app: &App, session: &Session) {
         // Discards the cached sessions, because each request with a cached session from before the write would write
         // again.
         Ok(()) => app.identities.invalidate_all(),
-        // The use stays pending, so the next flush writes it.
+        // A recorded use stays pending, so the next flush writes it.
         Err(error) => {
             tracing::warn!(error = chain(&error), "cannot record that a session is in use; retrying");
         }
@@ -71,7 +71,7 @@ pub async fn flush_last(app: &App) {
     }
 }
 
-/// Writes the pending uses. A use stays pending after an error, and if another transaction has locked or changed the
+/// Writes the pending uses. A use stays pending if its batch fails, and if another transaction has locked or changed the
 /// row of the session.
 ///
 /// # Errors

@@ -126,7 +126,7 @@ pub async fn refresh(app: &App, context: &RequestContext, token: &str) -> Result
 
 async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
     let hash = security::hash(token);
-    // Locks the session before its tokens, in the same order as a revocation, to avoid deadlocks.
+    // Locks the session before its tokens, in the same order as a deletion of the session, to avoid deadlocks.
     let Some(id) = RefreshToken::session_id(tx, &hash).await? else { return Ok(Refreshed::Refused) };
     Session::lock(tx, id).await?;
     let Some((session, user)) = Session::with_user(tx, id).await? else { return Ok(Refreshed::Refused) };
@@ -147,8 +147,8 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
                     issued = Some(candidate);
                 }
             }
-            // No candidate exists if `SECRET_KEY` was replaced in these 10 seconds, and this replica does not have the key
-            // from which the next token was derived.
+            // No candidate exists if this replica does not have the key from which the next token was derived, for example
+            // while `SECRET_KEY` is being replaced.
             let Some(issued) = issued else { return Ok(Refreshed::Refused) };
             issued
         }
@@ -173,8 +173,8 @@ async fn revoke_replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<
     OutboxMessage::notice(user, Notice::SessionRevoked).send(tx).await
 }
 
-/// Returns the user and the session of a verified access token, from a cache whose values are at most `IDENTITY_CACHE_MS` old.
-/// The session may have ended. Records the use of an active session.
+/// Returns the user and the session of a verified access token, from a cache that is up to `IDENTITY_CACHE_MS` old. The
+/// session may have ended. Calls `session_uses::record` for the session.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] if the user has no such session; [`Error::Unavailable`] if PostgreSQL does not answer.

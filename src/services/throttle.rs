@@ -1,4 +1,4 @@
-//! Rate limits for passwords, codes and mails. Redis counts the failed attempts and the mails, and each process counts its
+//! Rate limits for passwords, codes and mails. Redis counts the failed attempts and the mails, and each process counts
 //! password hashes. After the free attempts of a rule, each counted attempt doubles the time that the next attempt has to wait,
 //! up to the maximum of the rule.
 //!
@@ -9,9 +9,8 @@
 //! While Redis is unavailable, each process counts attempts in memory. Some rules then have lower limits, see
 //! [`Rule`](crate::attempts::Rule). So attempts are limited without Redis, too, but by each process separately.
 //!
-//! Every operation of the API that hashes a password, or sends a mail to an address that the caller may not own, must use a
-//! [`Throttle`]. The limits of `src/rate_limits` are separate: they apply to the requests of all operations, regardless of the
-//! account.
+//! Every operation of the API that hashes a password, or sends a mail to an address that the client has chosen, must use a
+//! [`Throttle`]. The limits of `src/rate_limits` are separate: they count the requests of a caller.
 
 use std::{fmt, net::IpAddr};
 
@@ -122,7 +121,7 @@ impl<'a> Throttle<'a> {
         Ok(attempt)
     }
 
-    /// Resets the counters that limit this client's attempts at the password of an account, after the owner has proven their
+    /// Resets the counters of failed passwords that limit this client's attempts at an account, after the owner has proven their
     /// identity. The counter of the client's network stays. Errors are ignored.
     pub async fn reset(app: &'a App, context: &'a RequestContext, user: &'a User) {
         if let Ok(attempt) = Self::account(app, context, "", &user.email, Some(user.id)).await {
@@ -173,8 +172,8 @@ impl<'a> Throttle<'a> {
 
     /// Counts a mail of this purpose to a recipient.
     ///
-    /// A request for a link must not return this error to the client, because the error shows that others have requested links
-    /// to this address.
+    /// [`recovery`](super::recovery) must not return this error to the client, because the error shows that others have requested
+    /// links to this address.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if too many such mails were requested.
@@ -250,8 +249,8 @@ impl<'a> Throttle<'a> {
         self.app.attempts.run(Operation::Fail, &self.counters).await;
     }
 
-    /// Resets the counters of the account. Does not reset the counter of the client network, because it also counts
-    /// attempts at other accounts.
+    /// Resets the counters that limit this attempt, except the counter of the client network, because it also counts attempts at
+    /// other accounts.
     pub async fn record_success(mut self) {
         self.counters.retain(|counter| counter.rule.name != ATTEMPTS_PER_CLIENT.name);
         self.app.attempts.run(Operation::Reset, &self.counters).await;

@@ -37,7 +37,7 @@ pub(super) static HASHES_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Password hashes for all accounts from one client network, in the share of known callers
+/// Hashes that verify a password, for all accounts from one client network, in the share of known callers
 /// ([`HashFor::Known`](crate::security::HashFor)). A client can register accounts and so become a known caller, so this
 /// share needs a limit. Over the limit, the client is not refused: its hashes then run in the share of all other
 /// logins.
@@ -57,7 +57,7 @@ pub(super) static MAILS_PER_RECIPIENT: Rule = Rule {
     max_wait_seconds: 900,
     ttl_seconds: 86_400,
 };
-/// Mails that clients of one network request.
+/// Registrations, changes of an address and requests for links, from one client network.
 pub(super) static MAILS_PER_CLIENT: Rule = Rule {
     name: "mailer",
     free_attempts: 30,

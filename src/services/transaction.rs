@@ -55,7 +55,7 @@ pub(super) async fn change_after<T>(
         let locked = actor.lock(app, tx, affected).await?;
         work.clone()(tx, &locked).await
     };
-    commit(app, actor.context(), app.db.timeout(), checked).await
+    run_transaction(app, actor.context(), app.db.timeout(), checked).await
 }
 
 /// Makes a change without a signed-in caller, such as a login, a registration or the action of a link in a mail. The test
@@ -68,10 +68,11 @@ pub async fn change_without_actor<T>(
     context: &RequestContext,
     work: impl AsyncFnOnce(&Tx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
-    commit(app, context, app.db.timeout(), work).await
+    run_transaction(app, context, app.db.timeout(), work).await
 }
 
-/// Like [`change_without_actor`], for a job, with `timeout` instead of `DATABASE_TIMEOUT_MS`.
+/// Like [`change_without_actor`], for a job. `timeout` limits each attempt at the transaction, without the wait for a
+/// connection.
 ///
 /// # Errors
 /// As [`change_without_actor`].
@@ -80,7 +81,7 @@ pub async fn change_by_job<T>(
     timeout: Duration,
     work: impl AsyncFnOnce(&Tx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
-    commit(app, &RequestContext::default(), timeout, work).await
+    run_transaction(app, &RequestContext::default(), timeout, work).await
 }
 
 /// Makes a change of the data of an organization. In one transaction, locks the caller and the organization, checks the
@@ -124,10 +125,11 @@ pub(super) async fn change_in_org_unless_found<T>(
             None => enter_org(tx, access.scope(), work.clone()).await,
         }
     };
-    commit(app, context, app.db.timeout(), checked).await
+    run_transaction(app, context, app.db.timeout(), checked).await
 }
 
-async fn commit<T>(
+/// Runs `work` in a transaction, and starts the background tasks that follow the commit.
+async fn run_transaction<T>(
     app: &App,
     context: &RequestContext,
     timeout: Duration,

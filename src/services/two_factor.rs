@@ -29,7 +29,7 @@ use crate::{
     security::{self, random_bytes},
 };
 
-/// Maximum number of wrong codes of one user within [`FAILURE_WINDOW`], over all challenges and operations. At this
+/// Maximum number of wrong codes of one user in a row within [`FAILURE_WINDOW`], over all challenges and operations. At this
 /// rate, guessing a code of six digits takes several months on average. Only a client with the password or a session
 /// can enter codes, so a stranger cannot delay the owner.
 const MAX_FAILURES: i32 = 10;

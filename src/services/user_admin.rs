@@ -1,4 +1,4 @@
-//! Administration of users: list, invite, change and delete accounts.
+//! Administration of users by admins of the platform.
 
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ use crate::{
     },
 };
 
-/// Lifetime of the cached number of users. The services invalidate the cache. Changes by other means, such as SQL, become
-/// visible after this time at the latest.
+/// Lifetime of the cached number of users. The API and the nightly job invalidate the cache. Changes by other means, such as
+/// commands or SQL, become visible after this time at the latest.
 const COUNT_TTL: Duration = Duration::from_secs(5);
 
 /// The start of a page of users.
@@ -94,12 +94,12 @@ pub struct Changes {
 
 /// Changes a user. A deactivation revokes all sessions, links and login challenges of the user, and purges the jobs that the
 /// user has enqueued. A change that gives the user the rights of an admin also revokes the sessions, links and login
-/// challenges, cancels a pending change of the address, and notifies the user and the other admins. A change of the role to
+/// challenges, cancels a pending change of the address, and notifies the user and other admins. A change of the role to
 /// `user` revokes the login challenges.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::PreconditionFailed`] if the user does not meet `precondition`;
-/// [`Error::LastAdmin`] if the change removes the last admin who can log in; [`Error::UserNotVerified`] if the change
+/// [`Error::LastAdmin`] if the change removes the last admin ([`User::can_administer`]); [`Error::UserNotVerified`] if the change
 /// gives the rights of an admin to a user whose address is not verified; [`Error::Conflict`] if it makes a user an admin whose
 /// account is scheduled for deletion; and those of [`change`].
 pub async fn update(
@@ -140,7 +140,7 @@ pub async fn update(
 }
 
 /// Creates a user without a password, and sends a link to set a password. Also creates a personal organization if
-/// `PERSONAL_ORGANIZATIONS` is on, and notifies the other admins if `role` is [`Role::Admin`].
+/// `PERSONAL_ORGANIZATIONS` is on, and notifies other admins if `role` is [`Role::Admin`].
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid;
@@ -176,7 +176,7 @@ pub async fn invite(
 /// Sends the invitation of a user again.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user has accepted the invitation or is
+/// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user already has a password or is
 /// deactivated; [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`Once::change`].
 pub async fn invite_again(app: &App, actor: &AdminActor, once: &Once<'_, ()>, id: i64) -> Result<Answered> {
     let throttle = async || Throttle::invitation(app, actor.context(), &find(app, id).await?.email).await;
@@ -199,7 +199,7 @@ pub async fn invite_again(app: &App, actor: &AdminActor, once: &Once<'_, ()>, id
 /// enqueued, and schedules the erasure of the organizations in which the user is the owner and the only member.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the user is the last admin who can log in;
+/// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the user is the last admin ([`User::can_administer`]);
 /// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion; and those of
 /// [`change`].
 pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
@@ -214,9 +214,9 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
 }
 
 /// Deletes a user with all sessions, tokens, memberships and API keys, the second factor, and the stored answers to the user's
-/// requests, and notifies the user by mail. Also deletes the ended invitations to the user's verified address, and purges the
-/// jobs that the user has enqueued. Schedules the erasure of the organizations in which the user is the owner and the only
-/// member. The user's audit trail entries stay for `AUDIT_RETENTION_DAYS`.
+/// requests in sessions, and notifies the user by mail. Also deletes the ended invitations to the user's verified address, and
+/// purges the jobs that the user has enqueued. Schedules the erasure of the organizations in which the user is the owner and the
+/// only member. The user's audit trail entries stay for `AUDIT_RETENTION_DAYS`.
 ///
 /// # Errors
 /// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion;

@@ -21,8 +21,8 @@ pub async fn may_run(app: &App, origin: &Origin) -> Result<MayRun> {
 }
 
 /// Purges the jobs of users who are deactivated, deleted or scheduled for deletion, in a background task. If Redis is
-/// unavailable, the jobs stay in the queue. A worker then cancels each job when it is due, because [`may_run`] refuses the job,
-/// or `org_jobs::may_run` the job of an organization.
+/// unavailable, the jobs stay in the queue. Unless the account is active again, a worker then cancels each job when it is due,
+/// because [`may_run`] refuses the job, or `org_jobs::may_run` the job of an organization.
 pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     if user_ids.is_empty() {
         return;
@@ -49,8 +49,8 @@ pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     });
 }
 
-/// Deletes the jobs of a user, first in the table `job_outbox`, then in the queue. If a relay enqueues a job of the user
-/// afterwards, a worker cancels the job when it is due.
+/// Deletes the waiting and failed jobs of a user, first in the table `job_outbox`, then in the queue, and signals running jobs to
+/// stop. If a relay enqueues a job of the user afterwards, a worker cancels the job when it is due.
 async fn purge(app: &App, user_id: i64) -> Result<PurgedOwner> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::delete_of_owner(conn, user_id).await?)).await;
     let purged = app.queue.purge_owner(user_id).await?;
