@@ -41,7 +41,7 @@ pub(super) fn date_in_words(date: DateTime<Utc>) -> String {
 }
 
 /// Sends the notices about keys that expire within seven days, once for each expiry. Leaves out keys that have a lifetime of at
-/// most seven days. Returns the number of announced keys.
+/// most seven days, and keys that another transaction has locked. Returns the number of announced keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

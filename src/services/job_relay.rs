@@ -63,8 +63,8 @@ struct SortedRows {
 /// Enqueues the jobs in the tables `job_outbox` and `outbox`, except jobs that were set aside or that another relay has just
 /// claimed. Returns the number of enqueued jobs.
 ///
-/// Without a mail server, mails stay in the table until they are too old. Several processes can run this function at
-/// the same time.
+/// Deletes mails that are too old to be sent. Without a mail server, other mails stay in the table. Several processes can run this
+/// function at the same time.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer. Jobs that were not enqueued stay in the table.
@@ -242,7 +242,7 @@ async fn finish(app: &App, sorted: SortedRows) -> Result<usize> {
     let SortedRows { enqueued, too_old, refused, forgotten, unavailable } = sorted;
     let count = delete(app, &enqueued).await?;
     drop_old_mails(app, &too_old).await?;
-    let cause = "the queue has refused it for a day, or this release cannot read it";
+    let cause = "the queue refuses it, or this release cannot read it";
     set_aside(app, &refused, SET_ASIDE_AFTER_DAYS, cause).await?;
     let cause = "it may have run, but the queue has no record of it any more";
     set_aside(app, &forgotten, 0, cause).await?;
@@ -305,7 +305,7 @@ async fn check_waiting_mails(app: &App) -> Result<()> {
             }
         }
         drop_old_mails(app, &too_old).await?;
-        set_aside(app, &unreadable, SET_ASIDE_AFTER_DAYS, "no release could read it for a day").await?;
+        set_aside(app, &unreadable, SET_ASIDE_AFTER_DAYS, "this release cannot read it").await?;
     }
     if waiting > 0 {
         tracing::warn!(waiting, "mails wait in the outbox, because there is no mail server: set SMTP_URL");

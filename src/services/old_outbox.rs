@@ -113,10 +113,7 @@ async fn set_aside(app: &App, unreadable: &[i64]) -> Result<()> {
     let age = PgInterval::from_days(SET_ASIDE_AFTER_DAYS);
     let ids = app.db.run(async |conn| Ok(OutboxRow::set_aside(conn, unreadable, age).await?)).await?;
     for id in ids {
-        tracing::error!(
-            id,
-            "cannot parse a message of the outbox for a day: it is set aside, see docs/auth.md#mails"
-        );
+        tracing::error!(id, "cannot parse a message of the outbox: it is set aside, see docs/auth.md#mails");
     }
     Ok(())
 }
