@@ -63,8 +63,8 @@ struct SortedRows {
 /// Enqueues the jobs in the tables `job_outbox` and `outbox`, except jobs that were set aside or that another relay has just
 /// claimed. Returns the number of enqueued jobs.
 ///
-/// Deletes mails that are too old to be sent. Without a mail server, other mails stay in the table. Several processes can run this
-/// function at the same time.
+/// Deletes mails that are too old to be sent. Without a mail server, other mails stay in the table. Several processes can run
+/// this function at the same time.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer. Jobs that were not enqueued stay in the table.

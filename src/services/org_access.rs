@@ -176,8 +176,8 @@ pub async fn lock_shared(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
 /// Locks the account of the caller and the session of the request, and checks that both are still valid. The locks are
 /// shared, so that concurrent changes of one user do not wait for each other.
 ///
-/// Call this before the organization is locked, because all changes that lock both lock users first. An insert into `org_jobs` also
-/// locks the account, through its foreign key.
+/// Call this before the organization is locked, because all changes that lock both lock users first. An insert into `org_jobs`
+/// also locks the account, through its foreign key.
 ///
 /// # Errors
 /// Those of [`actor::check`]; [`Error::InvalidToken`] if the account or the session no longer exists;
