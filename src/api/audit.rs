@@ -43,11 +43,11 @@ struct EntryOut {
     target_type: String,
     /// Id of the target, or name of the queue. For a member, the id of the user.
     target_id: String,
-    /// The recorded state before the change. Null if the action records none, and for a change of the data of an organization,
-    /// which only the audit trail of the organization shows.
+    /// The recorded state before the change. Null if the action records none, and for a change that a member makes to the data
+    /// or a job of an organization: only the audit trail of the organization shows this state.
     before: Value,
-    /// The recorded state after the change, or details of the change. Null if the action records none, and for a change of the
-    /// data of an organization.
+    /// The recorded state after the change, or details of the change. Null if the action records none, and for a change that a
+    /// member makes to the data or a job of an organization.
     after: Value,
     /// IP address of the client; null if it is unknown, or if there was no request.
     #[oai(nullable)]
@@ -139,7 +139,7 @@ impl Audit {
         /// Only entries with this action, such as `user.updated`.
         #[oai(validator(max_length = 100))]
         action: Query<Option<Text>>,
-        /// Only entries whose target is this user.
+        /// Only entries with the `target_type` `user` and this `target_id`.
         user_id: Query<Option<i64>>,
         cursor: Cursor,
         #[oai(default)] limit: Query<Limit>,

@@ -1,8 +1,8 @@
 //! Conditional requests (RFC 9110 section 13): entity tags, and the headers `If-None-Match` and `If-Match`.
 //!
 //! A response with a [`Tagged`], a [`TaggedVolatile`] or a page has an `ETag`. The middleware answers a read with 304 if the
-//! client sends this tag in `If-None-Match`. An operation that takes [`IfMatch`] changes the resource only if the tag of the
-//! resource is in the header `If-Match`. All other changes refuse the header
+//! client sends this tag in `If-None-Match`. An operation that takes [`IfMatch`] does not change the resource if the request has
+//! the header `If-Match` without the tag of the resource. All other changes refuse the header
 //! ([`RefuseUnsupported`](super::unsupported_headers::RefuseUnsupported)).
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

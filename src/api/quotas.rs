@@ -197,7 +197,7 @@ impl Charge {
                 }
                 Err(refusal)
             }
-            // The operation has already succeeded, so the request cannot be refused any more.
+            // If the operation has succeeded, the request cannot be refused any more.
             (_, result) => result,
         }
     }

@@ -206,8 +206,10 @@ impl Jobs {
     /// at which they are due. Queued jobs without a group come first, then the jobs of each group. Started jobs have no fixed
     /// order.
     ///
-    /// A page continues where the previous page has ended, even if up to 1,000 jobs were added or removed between the two
-    /// requests. If none of the last 5 jobs of the previous page is still in the list, the page may repeat jobs.
+    /// A page of scheduled, deferred or failed jobs continues where the previous page has ended, even if up to 1,000 jobs were
+    /// added or removed between the two requests. If none of the last 5 jobs of the previous page is still in the list, the
+    /// page may repeat jobs. Pages of started jobs, and of queued jobs with groups, may repeat or omit jobs, because the order
+    /// of these jobs can change.
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(
         &self,

@@ -141,9 +141,9 @@ impl AllOrgs {
 
     /// Suspends an organization, or ends the suspension.
     ///
-    /// The operations of members in a suspended organization fail with 403 `org_suspended`. No data is deleted. Jobs of
-    /// the organization are canceled when a worker takes them. Fails with 412 `precondition_failed` if the current `ETag` of the
-    /// organization is not in `If-Match`.
+    /// All operations in a suspended organization fail for its active members with 403 `org_suspended`. No data is deleted. Jobs
+    /// of the organization are canceled when a worker takes them. Fails with 412 `precondition_failed` if the current `ETag` of
+    /// the organization is not in `If-Match`.
     #[oai(path = "/:org", method = "patch", operation_id = "suspend_org")]
     async fn suspend(
         &self,

@@ -273,8 +273,8 @@ impl Queues {
     /// Pauses or resumes a queue, or changes its limits.
     ///
     /// Running jobs continue, and jobs can still be enqueued. Without `If-Match`, a queue that the change pauses or limits need
-    /// not exist yet. Fails with 404 `not_found` for any other change of an unknown queue. Fails with 412 `precondition_failed`
-    /// if the queue does not exist or has changed, and the request has `If-Match`.
+    /// not exist yet. Fails with 404 `not_found` for any other change of an unknown queue. With `If-Match`, fails with 412
+    /// `precondition_failed` if the queue does not exist, or its settings are not those of a listed `ETag`.
     #[oai(path = "/queues/:name", method = "patch", operation_id = "change_queue")]
     async fn change(
         &self,

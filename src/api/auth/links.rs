@@ -134,7 +134,7 @@ impl Links {
     /// address or to set a password, marks the address as verified, and cancels a scheduled deletion of the account. If the
     /// address was not verified before, also revokes the API keys of the user and the open invitations that the user has sent.
     /// The user gets a mail. Fails with 400 `invalid_link` as `POST /auth/verify-email` does, and with 429 `too_many_attempts`
-    /// after many requests for one account.
+    /// after many requests for one account from one network.
     #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
     async fn reset_password(
         &self,
@@ -164,7 +164,7 @@ impl Links {
     /// Accepts an invitation with the token of its link, and sets the password.
     ///
     /// The token is valid once, for 7 days. Marks the address as verified. Fails with 400 `invalid_link` as
-    /// `POST /auth/verify-email` does, and with 429 `too_many_attempts` after many requests for one account.
+    /// `POST /auth/verify-email` does, and with 429 `too_many_attempts` after many requests for one account from one network.
     #[oai(path = "/accept-invite", method = "post", operation_id = "accept_invite")]
     async fn accept_invite(
         &self,

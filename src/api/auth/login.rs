@@ -48,8 +48,8 @@ impl Login {
     /// 403 `email_not_verified` if the server requires verified addresses, and the address of the user is not verified.
     ///
     /// Errors have the OAuth2 code in `error`. OAuth2 clients can also refresh their tokens here, with
-    /// `grant_type=refresh_token` and `refresh_token` (RFC 6749 section 6). Any other `grant_type` fails with 400
-    /// `unsupported_grant_type`.
+    /// `grant_type=refresh_token` and `refresh_token` (RFC 6749 section 6). A `grant_type` other than `password` and
+    /// `refresh_token` fails with 400 `unsupported_grant_type`.
     #[oai(path = "/login", method = "post", operation_id = "login")]
     async fn login(
         &self,

@@ -59,10 +59,11 @@ impl Session {
     /// Returns a new access token and a new refresh token.
     ///
     /// A refresh token is valid once. If it is used again within 10 seconds, the response has the same new refresh token. If it
-    /// is used again later, the session is revoked, and the user gets a mail. A browser that has the refresh token in a cookie
-    /// sends `{}`. OAuth2 clients send the form of RFC 6749 section 6. Fails with 401 `invalid_token` if the token is unknown,
-    /// expired or was used earlier, if the session has ended, or if the user is inactive. Fails with 401 `not_authenticated` if
-    /// the request has no refresh token. Errors have the OAuth2 code in `error`.
+    /// is used again later, while the session is active and the token is still stored, the session is revoked, and the user gets
+    /// a mail. A browser that has the refresh token in a cookie sends `{}`. OAuth2 clients send the form of RFC 6749 section 6.
+    /// Fails with 401 `invalid_token` if the token is unknown, expired or was used earlier, if the session has ended, or if the
+    /// user is inactive. Fails with 401 `not_authenticated` if neither the JSON body nor a cookie has a refresh token. Errors
+    /// have the OAuth2 code in `error`.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
@@ -92,7 +93,7 @@ impl Session {
     async fn logout(&self, request: &Request, jar: &CookieJar, caller: LogoutSession) -> Result<LoggedOut> {
         let LogoutSession { session, context } = caller;
         match sessions::log_out(&self.0, &context, session).await {
-            // `NotFound`: another request has already revoked the session.
+            // `NotFound`: the session is already revoked, or no longer exists.
             Ok(()) | Err(Error::NotFound(_)) => {}
             Err(other) => return Err(other.into()),
         }

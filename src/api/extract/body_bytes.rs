@@ -42,9 +42,9 @@ impl BodyBytes {
     /// Reads a body of at most `max_bytes`.
     ///
     /// # Errors
-    /// [`ApiError::UnsupportedEncoding`]; [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`];
-    /// [`ApiError::TooManyBodies`] if this process has reached its limit for bodies;
-    /// [`ApiError::MalformedBody`] if the client disconnects; [`Error::Internal`] if the body was read before.
+    /// [`ApiError::UnsupportedEncoding`]; [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`]; [`ApiError::TooManyBodies`] if
+    /// this process has reached its limit for bodies; [`ApiError::MalformedBody`] if the body is malformed or the client
+    /// disconnects; [`Error::Internal`] if the body was read before.
     pub(super) async fn read(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Self> {
         refuse_encoded(request)?;
         let read = Self::collect(request, body, max_bytes, &BUFFERED_BODY_BYTES);
@@ -90,7 +90,7 @@ impl BodyBytes {
 pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<()> {
     let headers = request.headers();
     let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
-    // A longer body is not read here, because the operation refuses it by its `Content-Length`.
+    // A longer body is not read here: an operation that reads its body refuses the body by its `Content-Length`.
     let is_expected = announced.is_some_and(|length| (1..=MAX_DECLARED_BYTES).contains(&length));
     if is_expected || headers.contains_key(header::TRANSFER_ENCODING) {
         peek(request, body, |_| ()).await?;
@@ -111,7 +111,7 @@ pub(super) async fn peek<T>(
     let BodyBytes { bytes, permit } = BodyBytes::read(request, body, MAX_DECLARED_BYTES).await?;
     let seen = look(&bytes);
     let chunk = async move {
-        // The body keeps the permits of its bytes until the operation reads it again.
+        // The body keeps the permits of its bytes until the operation reads it again, or the body is dropped.
         let _permit = permit;
         Ok::<_, std::io::Error>(bytes)
     };

@@ -271,7 +271,7 @@ mod tests {
         ] {
             assert!(read(&format!("/things?cursor={damaged}")).is_err(), "{damaged}");
         }
-        // Valid Base64 with another position.
+        // A valid checksum, but the position is not an `i64`.
         let digest = &BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap()[..DIGEST_BYTES];
         for json in ["", "x", "null", "\"5\"", "5.5", "9223372036854775808", "[5]", "5 5"] {
             let mut bytes = [digest, json.as_bytes()].concat();

@@ -104,8 +104,8 @@ impl Jobs {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such job, if the caller is not a member of the job's organization, or if a job without
-    /// an organization does not belong to the caller and the caller is not an admin; those of [`org_access::check`] for a member
-    /// without the permission; those of [`find`].
+    /// an organization does not belong to the caller and the caller is not an admin; those of [`org_access::check`] for a
+    /// member; those of [`find`].
     async fn find_visible(
         &self,
         identity: &Identity,
@@ -135,8 +135,8 @@ impl Jobs {
 impl Jobs {
     /// Returns the status of a job.
     ///
-    /// Fails with 404 `not_found` if the job has expired, or if the caller is neither the owner of the job nor an admin. For a
-    /// job of an organization, the caller needs the permission `job:read` in the organization instead.
+    /// Fails with 404 `not_found` if the job is unknown or has expired, or if the caller is neither the owner of the job nor an
+    /// admin. For a job of an organization, the caller needs the permission `job:read` in the organization instead.
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,

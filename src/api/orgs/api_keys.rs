@@ -128,8 +128,8 @@ enum KeyRevoked {
 impl ApiKeys {
     /// Returns the API keys, the newest first.
     ///
-    /// Needs the permission `key:read`. A key is deleted 90 days after it has expired or was revoked, and at once when the
-    /// account of its creator is erased.
+    /// Needs the permission `key:read`. A nightly job deletes keys that expired or were revoked more than 90 days ago. A key is
+    /// also deleted when the account of its creator is erased.
     #[oai(path = "/api-keys", method = "get", operation_id = "list_api_keys")]
     async fn list(
         &self,

@@ -26,7 +26,8 @@ pub(in crate::api) struct OrgAudit(pub(super) App);
 struct EntryOut {
     id: i64,
     created_at: DateTime<Utc>,
-    /// Id of the user who made the change; null for a job without an owner, a command or an anonymous request.
+    /// Id of the user who made the change, or who owns the job that made it. Null if no user is known, for example for a
+    /// command.
     #[oai(nullable)]
     actor_id: Option<i64>,
     /// Id of the API key with which the actor made the change, or enqueued the job that made it; null if no API key was used.
@@ -93,7 +94,7 @@ impl OrgAudit {
         org: OrgMember<perm::AuditRead>,
         /// Only entries with this `actor_id`.
         actor_id: Query<Option<i64>>,
-        /// Only changes that were made with this API key.
+        /// Only entries with this `api_key_id`.
         api_key_id: Query<Option<i64>>,
         /// Only entries with this action, such as `member.updated`.
         #[oai(validator(max_length = 100))]

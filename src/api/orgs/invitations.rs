@@ -165,8 +165,9 @@ enum InvitationRevoked {
 impl Invitations {
     /// Returns the invitations of the organization, the newest first.
     ///
-    /// An invitation in any state is deleted 30 days after its `expires_at`. An accepted, declined, revoked or expired invitation
-    /// is also deleted when the account that has verified the invited address is erased. Needs the permission `member:write`.
+    /// A nightly job deletes invitations in any state whose `expires_at` is more than 30 days ago. An accepted, declined, revoked
+    /// or expired invitation is also deleted when the account that has verified the invited address is erased. Needs the
+    /// permission `member:write`.
     #[oai(path = "/invitations", method = "get", operation_id = "list_invitations")]
     async fn list(
         &self,

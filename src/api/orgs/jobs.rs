@@ -101,9 +101,9 @@ impl PageItem for OrgJobOut {
 
 #[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Jobs")]
 impl OrgJobs {
-    /// Returns the jobs that were enqueued in the last 30 days, the newest first.
+    /// Returns the jobs of the organization, the newest first.
     ///
-    /// Needs the permission `job:read`.
+    /// A nightly job removes jobs that are older than 30 days from the list. Needs the permission `job:read`.
     #[oai(path = "/jobs", method = "get", operation_id = "list_org_jobs")]
     async fn list(
         &self,

@@ -167,9 +167,9 @@ impl Members {
 
     /// Changes the role of a member, suspends the member, or ends the suspension.
     ///
-    /// Needs the permission `member:write`. Fails with 403 `role_too_high` if the member is the owner, or if the new role is
-    /// `owner`: only a transfer changes the owner. Fails with 409 `last_owner` if you are the owner and change yourself, and
-    /// with 412 `precondition_failed` if the current `ETag` of the member is not in `If-Match`.
+    /// Needs the permission `member:write`. Fails with 403 `role_too_high` if the member is the owner and not you, or if the new
+    /// role is `owner`: only a transfer changes the owner. Fails with 409 `last_owner` if you are the owner and change yourself,
+    /// and with 412 `precondition_failed` if the current `ETag` of the member is not in `If-Match`.
     #[oai(path = "/members/:user", method = "patch", operation_id = "update_member")]
     async fn update(
         &self,
@@ -188,8 +188,8 @@ impl Members {
     /// Removes a member.
     ///
     /// Revokes the API keys that the member has created in the organization. The member gets a mail, unless you remove yourself.
-    /// Needs the permission `member:write`. Fails with 403 `role_too_high` if the member is the owner, and with 409 `last_owner`
-    /// if you are the owner and remove yourself.
+    /// Needs the permission `member:write`. Fails with 403 `role_too_high` if the member is the owner and not you, and
+    /// with 409 `last_owner` if you are the owner and remove yourself.
     #[oai(path = "/members/:user", method = "delete", operation_id = "remove_member")]
     async fn remove(
         &self,

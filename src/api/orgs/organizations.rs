@@ -220,11 +220,11 @@ impl Orgs {
 
     /// Schedules the deletion of the organization.
     ///
-    /// From then on, all operations in the organization except `POST /orgs/{org}/restore` fail with 403 `org_deleting`. The
-    /// organization is erased after a grace period, unless you restore it before. You and the active admins of the organization
-    /// get a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 409 `personal_org` for a
-    /// personal organization, with 422 if a required code is missing, and with 429 `too_many_attempts` after several failures
-    /// or mails.
+    /// From then on, all operations in the organization except `POST /orgs/{org}/restore` fail for its active members with 403
+    /// `org_deleting`. The organization is erased after a grace period, unless you restore it before. You and the active admins
+    /// of the organization get a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 409
+    /// `personal_org` for a personal organization, with 422 if a required code is missing, and with 429 `too_many_attempts` after
+    /// several failures or mails.
     #[oai(path = "/deletion", method = "post", operation_id = "delete_org")]
     async fn delete(
         &self,
@@ -239,7 +239,7 @@ impl Orgs {
     /// Schedules the deletion of the organization, as `POST /orgs/{org}/deletion` does.
     ///
     /// Prefer the operation with POST, because not every client can send a body with DELETE. Fails with 400 `wrong_password`
-    /// or `invalid_code`, with 409 `personal_org`, and with 429 `too_many_attempts`.
+    /// or `invalid_code`, with 409 `personal_org`, with 422 if a required code is missing, and with 429 `too_many_attempts`.
     #[oai(path = "/", method = "delete", operation_id = "delete_org_with_body")]
     async fn delete_with_body(
         &self,

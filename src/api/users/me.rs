@@ -209,9 +209,9 @@ impl Me {
 
     /// Requests a change of your email address.
     ///
-    /// Sends a link to the new address and a notice to the old one. Same response whether or not the new address is
-    /// registered. Fails with 400 `wrong_password`, with 422 if the new address is your address already, and with 429
-    /// `too_many_attempts` after several failures or mails.
+    /// Sends a link to the new address, unless it is registered, and a notice to the old one. Same response whether or not the
+    /// new address is registered. Fails with 400 `wrong_password`, with 422 if the new address is your address already, and with
+    /// 429 `too_many_attempts` after several failures or mails.
     #[oai(path = "/email", method = "post", operation_id = "change_email")]
     async fn email(
         &self,
