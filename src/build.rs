@@ -1,4 +1,4 @@
-//! Embeds the migrations: writes their names and the texts of their files to `$OUT_DIR/migrations.rs`.
+//! Embeds the migrations: writes a list of them to `$OUT_DIR/migrations.rs`, which includes their files.
 
 use std::{
     env, fs, io,

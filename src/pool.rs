@@ -1,4 +1,4 @@
-//! Errors of opening connections, for the pools of PostgreSQL and Redis.
+//! Errors of opening and testing connections, for the pools of PostgreSQL and Redis.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,10 +7,11 @@ use std::{
 
 use crate::error::{BoxError, chain};
 
-/// Age after which an error of opening a connection no longer explains why the pool has no connection.
+/// Age after which an error of opening or testing a connection no longer explains why the pool has no connection.
 const ERROR_MAX_AGE: Duration = Duration::from_secs(5);
 
-/// The last error of opening a connection. The error of a checkout only says that no connection was available in time.
+/// The last error of opening a connection, or of testing an open one. The error of a checkout only says that no connection was
+/// available in time.
 #[derive(Debug, Clone, Default)]
 pub struct LastError(Arc<Mutex<Option<(Instant, String)>>>);
 

@@ -17,7 +17,7 @@ CREATE TABLE job_outbox (
     claimed_until TIMESTAMPTZ,
     -- When a relay first claimed the row. From then on, the queue may have the job.
     tried_at      TIMESTAMPTZ,
-    -- When the row was set aside, because the queue refuses the job, no running release can read it, or it may already have run.
+    -- When the row was set aside, because the queue refuses the job, the relay cannot read it, or it may already have run.
     -- No relay claims the row.
     set_aside_at  TIMESTAMPTZ
     -- Most rows are deleted within milliseconds. By default, autovacuum would wait until a fifth of the table is dead rows,

@@ -1,5 +1,5 @@
--- The jobs of organizations. A row is written in the transaction that enqueues the job, and is kept for 30 days. It says to
--- which organization the job belongs. The state and the result of the job are in Redis.
+-- The jobs of organizations. A row is written in the transaction that enqueues the job, and is deleted after 30 days, or with
+-- the organization. It says to which organization the job belongs. The state and the result of the job are in Redis.
 CREATE TABLE org_jobs (
     org_id     BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE,
     -- The id of the job: a UUID of version 7, so the order of the ids is that of the time.

@@ -25,7 +25,7 @@ use crate::{error::Error, services::sessions::Grant};
 /// Name of the cookie with the access token.
 pub(super) const SECURE_ACCESS: &str = "__Host-access_token";
 const SECURE_REFRESH: &str = "__Host-refresh_token";
-/// Name of the cookie with the access token in development without TLS, where browsers reject the name prefix and `Secure`.
+/// Name of the cookie with the access token in development without TLS, where some browsers reject the name prefix and `Secure`.
 const PLAIN_ACCESS: &str = "access_token";
 const PLAIN_REFRESH: &str = "refresh_token";
 /// The scheme of an access token in the header `Authorization`. The scheme is case-insensitive (RFC 9110 section 11.1).

@@ -156,7 +156,7 @@ impl Health {
         log_failure("redis", self.0.redis.probe(&key).await).is_some()
     }
 
-    /// Counts the jobs of the outbox; `None` if the database does not answer.
+    /// Counts the jobs of the outbox; `None` if a query fails, for example because the database does not answer.
     async fn outbox(&self) -> Option<WaitingCounts> {
         log_failure(
             "outbox",
@@ -164,7 +164,7 @@ impl Health {
         )
     }
 
-    /// Returns whether all migrations are applied; `None` if the database does not answer or accepts no writes.
+    /// Returns whether all migrations are applied; `None` if a query fails, or if the database accepts no writes.
     async fn migrated(&self) -> Option<bool> {
         // Converts an error of diesel like any other query does, so that the pool discards an unusable connection.
         let converted =

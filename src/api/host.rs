@@ -77,8 +77,9 @@ fn parse(text: &str) -> Option<Host> {
     Some(Host::Domain(name.to_ascii_lowercase()))
 }
 
-/// Returns the host of a text with an optional port. `None` if the text has another form (RFC 9110 section 7.2) or the
-/// host is empty. A text with user information before an `@` is refused, because parsers disagree about its host.
+/// Returns the host of a text with an optional port. `None` if the text has another form (RFC 9110 section 7.2), or the
+/// host is empty or has only dots. A text with user information before an `@` is refused, because parsers disagree about its
+/// host.
 fn host_of(text: &str) -> Option<&str> {
     let end = match text.starts_with('[') {
         true => text.find(']')? + 1,

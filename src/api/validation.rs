@@ -1,4 +1,4 @@
-//! The validation of values against the schemas of poem-openapi. It reports all errors up to [`MAX_FIELD_ERRORS`], while the
+//! The validation of values against the schemas of poem-openapi. It reports up to [`MAX_FIELD_ERRORS`] errors, while the
 //! parser of poem-openapi stops at the first error.
 
 use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
@@ -227,8 +227,8 @@ fn is_nullable(property: &MetaSchemaRef) -> bool {
     matches!(property, MetaSchemaRef::Inline(schema) if schema.nullable)
 }
 
-/// Returns all errors of the query and path parameters of an operation. `query` and `path` are the parameters that the
-/// client sent.
+/// Returns the errors of the query and path parameters of an operation, at most [`MAX_FIELD_ERRORS`] for each parameter. `query`
+/// and `path` are the parameters that the client sent.
 pub(super) fn check_params(
     registry: &Registry,
     params: &[MetaOperationParam],

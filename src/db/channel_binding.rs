@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_algorithm_of_the_signature_is_used() {
+    fn the_hash_follows_the_algorithm_of_the_signature() {
         let length = |family: &[u8], last| {
             server_end_point(&certificate(family, last, &[5, 0])).map(|hash| hash.len())
         };

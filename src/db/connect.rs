@@ -41,7 +41,7 @@ const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(300);
 /// Time limit for looking up the host name if there is only one server.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time limit for looking up each host name if there are several servers: a name that cannot be looked up must not hold up the
-/// other servers.
+/// other servers for long.
 const SHARED_LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The address of PostgreSQL and how to connect, parsed from the settings.

@@ -28,7 +28,7 @@ struct HealthTimes {
     /// Connections whose last answer was at this time or earlier may be useless, so they are tested before they are used.
     doubtful_until: Option<Instant>,
     /// When a tested connection did not answer. Reset to `None` when another connection answers a test, when work that began
-    /// later does not finish, and when a second connection does not answer.
+    /// later does not finish, and when a connection does not answer a test that began later.
     silent_at: Option<Instant>,
 }
 

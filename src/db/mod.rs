@@ -57,11 +57,11 @@ use manager::{Manager, ServerHealth};
 /// Time after which the server cancels a statement of a transaction. The server then also ends a statement that the process
 /// cannot cancel any more, for example because the process was killed.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// An idle connection is closed after this time, so that the server has room for other processes.
+/// Minimum idle time after which a connection is closed, so that the server has room for other processes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Maximum age of a connection. An older connection is closed once it is idle.
+/// Age from which a connection is closed once it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
-/// A wait for a connection that takes at least this time is logged at `debug`.
+/// A wait of at least this time for a connection is logged at `debug`, unless the wait fails.
 const LOGGED_WAIT: Duration = Duration::from_millis(10);
 
 /// A pool of connections to PostgreSQL; a clone shares it.
@@ -75,7 +75,7 @@ pub struct Db {
     last_error: LastError,
 }
 
-/// A connection of the pool. It returns to the pool when the guard is dropped.
+/// A connection of the pool. When the guard is dropped, it returns to the pool, unless it is broken.
 pub type Guard<'a> = bb8::PooledConnection<'a, Manager>;
 
 impl Db {

@@ -19,7 +19,8 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// but not the type.
 const HEADER_BYTES: usize = 5;
 
-/// Returns the SQLSTATE of an error that the server has reported. `None` for other errors.
+/// Returns the SQLSTATE of an error that the server has reported. `None` for other errors, and for an error that
+/// `SqlStateStream` has passed on unchanged.
 pub fn sqlstate(error: &DieselError) -> Option<&str> {
     let DieselError::DatabaseError(_, info) = error else { return None };
     let (code, _) = info.message().strip_prefix('[')?.split_once(']')?;

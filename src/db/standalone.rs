@@ -13,7 +13,8 @@ use crate::{
     error::Error,
 };
 
-/// How long [`connect`] and [`connect_directly`] wait for a server that has no free connection or is starting.
+/// How long [`connect`] and [`connect_directly`] try again if the server has no free connection, or is starting or shutting
+/// down.
 const FREE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two attempts to connect within [`FREE_CONNECTION_TIMEOUT`].
 const FREE_CONNECTION_INTERVAL: Duration = Duration::from_millis(250);
@@ -59,7 +60,7 @@ pub struct ConnectFailure {
 }
 
 /// Opens a connection to PostgreSQL outside the pool, for a command or the start of a server. If the server has no free
-/// connection or is starting, waits up to 5 seconds.
+/// connection, or is starting or shutting down, tries again for up to 5 seconds.
 ///
 /// # Errors
 /// If the settings are invalid, a file that they name cannot be read or is invalid, a root certificate is needed and none is
@@ -71,7 +72,7 @@ pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     check_encoding(conn).await
 }
 
-/// Like [`connect`], but makes one attempt, and does not wait for a free connection or the start of the server.
+/// Like [`connect`], but does not try again.
 ///
 /// # Errors
 /// As [`connect`].

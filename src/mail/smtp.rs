@@ -40,7 +40,7 @@ const CONTENT_TIMEOUT: Duration = Duration::from_secs(40);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Timeout of QUIT, and of NOOP, which tests an idle connection.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an idle connection is kept for the next mail.
+/// A connection that was idle for this time is not used again. It is closed when the next mail is sent.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 const MAX_IDLE_CONNECTIONS: usize = 10;
 /// Maximum number of characters of a reply that an error contains.

@@ -9,7 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::{after, clock::DatabaseClock, clock_timestamp, days, delete_batch, now};
 use crate::{db::Tx, schema::api_keys};
 
-/// How long a key is kept after it was revoked or expired.
+/// Number of days after which [`ApiKey::purge`] deletes a revoked or expired key.
 const KEEP_ENDED_DAYS: i32 = 90;
 
 /// An API key of an organization, without the hashes of its secrets.

@@ -1,8 +1,8 @@
 //! The table `job_outbox`: jobs that a transaction enqueues, until the job queue has them.
 //!
-//! A relay (`services::job_relay`) claims rows and enqueues their jobs. A row is set aside if the queue refuses the job for a
-//! day, if no running release can read the row for a day, or if the job may already have run. The row then stays in the table,
-//! but relays skip it.
+//! A relay (`services::job_relay`) claims rows and enqueues their jobs. A row is set aside if the job may already have run. A
+//! row that is at least a day old is also set aside if the queue refuses the job, or if the relay cannot read the row. A row
+//! that was set aside stays in the table, but relays skip it.
 
 use chrono::{DateTime, Utc};
 use diesel::{

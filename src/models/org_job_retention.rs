@@ -6,7 +6,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::delete_batch;
 
-/// How long the row of a job is kept.
+/// Age in days from which [`purge_org_jobs`] deletes the row of a job.
 const RETENTION_DAYS: u32 = 30;
 
 /// Returns whether the role of the connection sees the rows of all organizations. A role that neither owns the table nor

@@ -11,8 +11,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::{organization::Organization, user_list::ESCAPED};
 use crate::schema::organizations;
 
-/// SQL before the search text: the condition that the name or the slug contains the text. The left side must be the expression
-/// of the index `organizations_search_idx`. [`ESCAPED`] follows the text.
+/// SQL before the search text: the condition that the text is a part of the name and the slug, joined by a space. The left side
+/// must be the expression of the index `organizations_search_idx`. [`ESCAPED`] follows the text.
 const CONTAINS: &str = "search_fold(name || ' ' || coalesce(slug, '')) LIKE
     '%' || replace(replace(replace(search_fold(";
 const OWNER_ID: &str =

@@ -1,7 +1,7 @@
 //! The table `outbox`: messages that release 0.1.0 has written before the upgrade, or while both releases run. This release
 //! writes its messages to the table `job_outbox`.
 //!
-//! A message that no running release can parse for a day is set aside: its row stays in the table, but is not read again.
+//! A message that is at least a day old and cannot be parsed is set aside: its row stays in the table, but is not read again.
 
 use chrono::{DateTime, Utc};
 use diesel::{data_types::PgInterval, prelude::*};

@@ -31,7 +31,7 @@ impl OpaqueToken {
     }
 }
 
-/// Returns the SHA-256 of a token, an API key or a recovery code. The database stores this hash instead of the text.
+/// Returns the SHA-256 of a text. The database stores only this hash of a token, an API key or a recovery code.
 pub fn hash(text: &str) -> Vec<u8> {
     digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec()
 }

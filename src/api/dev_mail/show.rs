@@ -24,7 +24,7 @@ struct ShowPage<'a> {
     text: Option<Vec<Piece<'a>>>,
 }
 
-/// A part of a text: a link, or the text between two links.
+/// A part of a text: a link, or text outside of links.
 #[derive(Debug, PartialEq, Eq)]
 struct Piece<'a> {
     text: &'a str,

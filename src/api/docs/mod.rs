@@ -61,8 +61,8 @@ fn page<T: OpenApi>(
     Ok(page.replace(&spec, &document.replace('<', "\\u003c")))
 }
 
-/// Replaces the beginning of a page, up to and including its title. The page of poem-openapi has no doctype, and its
-/// title does not contain the product name.
+/// Replaces the beginning of a page, up to and including its title. The title that poem-openapi writes does not contain the
+/// product name, and its page with Swagger UI has no doctype.
 fn with_head(page: &str, product: &str) -> anyhow::Result<String> {
     let (_, rest) = page.split_once("</title>").context("the page of the framework has no title")?;
     let product = product.replace('&', "&amp;").replace('<', "&lt;");

@@ -20,7 +20,7 @@ const MAX_PATH_CHARS: usize = 100;
 /// The path of the health checks. Load balancers and orchestrators request it every few seconds.
 const HEALTH_PATH: &str = api_path!("/health");
 
-/// Writes one log line per request.
+/// Writes one log line per response.
 pub(super) struct AccessLog {
     pub(super) catalog: Arc<RouteCatalog>,
     /// Whether the line contains the client's IP address.
@@ -72,7 +72,8 @@ impl AccessLog {
         }
     }
 
-    /// Returns the route in the notation of the OpenAPI document. `None` if no route matches.
+    /// Returns the route in the notation of the OpenAPI document. `None` if no route matches. For an unknown path below
+    /// `/account` or `/dev/mail`, returns this prefix.
     fn documented_path(&self, pattern: Option<&PathPattern>) -> Option<Arc<str>> {
         let PathPattern(pattern) = pattern.filter(|pattern| &*pattern.0 != PREFIX)?;
         Some(self.catalog.path(pattern).unwrap_or_else(|| openapi_path(pattern).into()))

@@ -17,7 +17,7 @@ use crate::api::{
 ///
 /// [`HostRules::Only`] prevents DNS rebinding: an attacker makes the DNS name of a web page resolve to this server.
 /// Browsers then treat the page and this server as the same origin, but the header `Host` contains the attacker's name.
-/// The check of the host runs first, so that no other code responds to such a request.
+/// The check of the host runs before CORS and the handler, so that neither responds to such a request.
 ///
 /// # Errors
 /// [`ApiError::Refused`], [`ApiError::InvalidHost`] or [`ApiError::UnknownHost`].

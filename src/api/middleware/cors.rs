@@ -13,7 +13,7 @@ use poem::{
 /// Methods that a page of an allowed origin may use.
 const ALLOWED_METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
 /// Request headers that a page of an allowed origin may send, besides the CORS-safelisted headers. They include the
-/// headers that tracing libraries add to every request.
+/// headers of W3C Trace Context, W3C Baggage and Sentry, which tracing libraries add to requests.
 const ALLOWED_HEADERS: &str = "authorization, baggage, content-type, idempotency-key, if-match, if-none-match, \
     sentry-trace, traceparent, tracestate, x-request-id";
 /// Response headers that a page of an allowed origin may read, besides the CORS-safelisted headers.

@@ -13,8 +13,8 @@ const RETRY_AFTER: &str = "2";
 /// Path prefix of the operations whose responses can contain the tokens of a session.
 const AUTH_PREFIX: &str = api_path!("/auth/");
 
-/// Value of `Permissions-Policy`: turns off browser features, because no page of this server uses them. The list omits
-/// features that only some browsers know, because other browsers log an error for each.
+/// Value of `Permissions-Policy`: turns off browser features, because no page of this server uses them. The list is
+/// not complete, because a browser logs an error for each feature that it does not know.
 const PERMISSIONS_POLICY: &str = "accelerometer=(), autoplay=(), camera=(), display-capture=(), \
     encrypted-media=(), fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), \
     payment=(), publickey-credentials-get=(), screen-wake-lock=(), usb=(), xr-spatial-tracking=()";
@@ -53,7 +53,7 @@ impl DefaultHeaders {
     pub(super) fn set(&self, response: &mut Response, path: &str) {
         let status = response.status();
         let headers = response.headers_mut();
-        // Reserves space for these headers and the request id in one allocation.
+        // Reserves space for most of these headers at once.
         headers.reserve(12);
         // Closes the connection during a shutdown, so that load balancers open the next one to another replica.
         if self.app.is_stopping() {

@@ -173,8 +173,9 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         response
     }
 
-    /// Evaluates the conditions of a request: 304 if the client already has this response, 412 if the tag of the response is
-    /// not in `If-Match`, 400 if a condition is malformed. Otherwise, returns the response unchanged.
+    /// Evaluates the conditions of a request, for a response with status 200 and a tag: 304 if the client already has this
+    /// response, 412 if the tag is not in `If-Match`, 400 if a condition is malformed. Otherwise, returns the response
+    /// unchanged.
     fn evaluate(&self, headers: &HeaderMap, response: Response, received: &Received) -> Response {
         let pattern = response.data::<PathPattern>().cloned();
         conditional::evaluate(headers, response).unwrap_or_else(|error| {

@@ -38,9 +38,9 @@ pub(super) struct DocumentedPath {
     operations: Vec<MetaOperation>,
 }
 
-/// A request that failed.
+/// A request that failed, or whose parameters are being checked.
 pub struct FailedRequest<'a> {
-    /// The request id that the response contains.
+    /// The request id that the response contains. Empty during a check of parameters.
     pub id: &'a str,
     pub method: &'a Method,
     pub uri: &'a Uri,

@@ -24,7 +24,8 @@ use super::{
 };
 
 /// The HTTP/2 client preface (RFC 9113 section 3.4) without its last 6 bytes. hyper responds to this prefix with 400,
-/// but closes the connection without a response after the full preface. So hyper receives only this prefix.
+/// but closes the connection without a response after the full preface. So the bytes after this prefix in the same read are
+/// dropped.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// The beginning of a request with the method HEAD, whose response has no body (RFC 9110 section 9.3.2).

@@ -83,8 +83,8 @@ impl Migrations {
     /// Applies the pending migrations and returns their names.
     ///
     /// # Errors
-    /// As [`db::connect`]; also if two migrations have the same version, a pending migration is empty or fails, or a migration is
-    /// pending and the server is a pooler. Migrations before the failed one stay applied.
+    /// As [`db::connect`], and if a migration is pending, as [`db::connect_directly`]; also if two migrations have the same
+    /// version, or a pending migration is empty or fails. Migrations before the failed one stay applied.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
         // Without a pending migration, no lock is needed. So replicas of the product can start through a pooler.
         let conn = db::connect(settings).await?;

@@ -115,7 +115,7 @@ impl Migration {
         !has_statement(&self.up)
     }
 
-    /// Returns whether a rollback undoes all of `up.sql`, which therefore must not contain COMMIT.
+    /// Returns whether a rollback can undo `up.sql`: the script runs in a transaction, and does not contain COMMIT.
     pub fn can_be_rehearsed(&self) -> bool {
         self.in_transaction && !without_comments(&self.up).to_lowercase().contains("commit")
     }

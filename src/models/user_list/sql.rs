@@ -15,7 +15,7 @@ use diesel::{
 use super::{Filter, Listing, Sort, position::Range};
 use crate::models::user::{Role, User};
 
-/// SQL before the search text: the condition that the address or the name contains the text.
+/// SQL before the search text: the condition that the text is a part of the address and the name, joined by a space.
 ///
 /// PostgreSQL folds the case of both sides with `search_fold`, so they agree in every locale of the database.
 /// The left side must be the expression of the index `users_search_idx`.

@@ -42,7 +42,7 @@ pub(super) struct Linter<'a> {
     /// Whether the script has a single statement.
     pub is_single: bool,
     pub place: Place,
-    /// The objects that the script creates, other than tables and indexes: their kinds and names.
+    /// The views, functions and other objects of `statement::OBJECTS` that the script creates: their kinds and names.
     pub created: BTreeSet<(&'static str, String)>,
     /// The tables and materialized views that the script has created. No other session can use them yet.
     pub new_tables: BTreeSet<String>,

@@ -10,7 +10,7 @@ use super::{
 /// Words before UPDATE that make it a part of another clause, such as FOR UPDATE or ON CONFLICT DO UPDATE.
 const BEFORE_OTHER_UPDATE: &[&str] = &["for", "do", "key", "on", "of", "or", "before", "after", "then"];
 
-/// Words of a condition that compare a column with values.
+/// Words that show that a condition restricts the rows, besides symbols such as `=`.
 const COMPARISONS: &[&str] =
     &["in", "between", "like", "ilike", "similar", "any", "some", "exists", "limit", "current"];
 /// Words of a condition that are no columns.
