@@ -7,9 +7,9 @@ use poem_openapi::Tags;
 pub(super) enum Tag {
     /// Health checks.
     Health,
-    /// Registration, sign-in, sessions and the links in mails.
+    /// Registration, sign-in, refresh, sign-out and the links in mails.
     Auth,
-    /// The account of the caller, and user administration.
+    /// The account of the caller with its sessions and second factor, and user administration.
     Users,
     /// Organizations with their members, invitations, API keys and audit trails.
     Organizations,
