@@ -63,7 +63,7 @@ impl Rounds {
         }
     }
 
-    /// Formats the median with the minimum and maximum.
+    /// Formats the median, and the minimum and maximum if there are several rounds. Returns a dash if nothing was measured.
     pub fn show(&self, unit: Unit) -> String {
         let text = |value| number(value, unit.digits);
         let median = self.show_median(unit);

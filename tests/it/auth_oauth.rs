@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, fields},
-    authenticator::{answer, turn_on},
+    authenticator::{answer, enable_two_factor},
 };
 
 const LOGIN: &str = "/auth/login";
@@ -201,7 +201,7 @@ async fn a_refresh_by_form_neither_uses_nor_sets_a_cookie() {
 async fn smoke_a_sign_in_that_needs_a_code_is_neither_a_success_nor_a_failure() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let mut challenge = String::new();
     // More sign-ins than the throttle allows failures: a sign-in that needs a code must not count as a
     // failure.

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD},
-    authenticator::{Authenticator, answer, challenge, forget_used_codes, turn_on},
+    authenticator::{Authenticator, answer, challenge, enable_two_factor, forget_used_codes},
     queue::connect,
     records::column,
 };
@@ -228,7 +228,8 @@ async fn try_wrong_codes(first: &TestApp, user: &User, authenticator: &Authentic
 async fn wrong_codes_of_a_user_are_limited_over_all_processes_without_redis() {
     let app = TestApp::with(&UNREACHABLE_REDIS).await;
     let (user, other) = (app.user().await, app.user().await);
-    let (authenticator, of_other) = (turn_on(&app, &user).await, turn_on(&app, &other).await);
+    let (authenticator, of_other) =
+        (enable_two_factor(&app, &user).await, enable_two_factor(&app, &other).await);
     assert_eq!(try_wrong_codes(&app, &user, &authenticator).await, 10);
     // The right code is now refused too. Codes of another user are accepted.
     let fresh = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
@@ -245,7 +246,7 @@ async fn wrong_codes_of_a_user_are_limited_over_all_processes_without_redis() {
 async fn a_password_reset_lets_the_owner_enter_codes_again() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     app.sql("UPDATE two_factor SET failures = 10, failures_since = now()").await;
     let code = authenticator.code();
     answer(&app, &challenge(&app, &user).await, &code).await.is_some_problem(429, "too_many_attempts");

@@ -1,4 +1,4 @@
-//! The cache in Redis, which all replicas of the API share. While Redis is unavailable, each call loads its value.
+//! The cache in Redis, which all replicas of the API share. While Redis is unavailable, no value is cached.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::support::{
 
 const TTL: Duration = Duration::from_secs(3_600);
 
-/// A replica that counts how often it loads a value.
+/// A replica that counts how many times it loads a value.
 struct Replica {
     app: TestApp,
     loads: AtomicUsize,
@@ -99,7 +99,7 @@ async fn concurrent_calls_share_one_load_and_its_failure() {
 }
 
 #[tokio::test]
-async fn every_call_loads_its_value_while_redis_is_unavailable() {
+async fn no_value_is_cached_while_redis_is_unavailable() {
     let database = Arc::new(TestDatabase::migrated().await);
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let one = Replica::on(database, &[&format!("--redis-url={url}"), "--redis-timeout-ms=900"]).await;

@@ -111,7 +111,7 @@ async fn smoke_an_incomplete_head_times_out() {
 }
 
 #[tokio::test]
-async fn only_an_idle_connection_times_out() {
+async fn a_connection_with_requests_stays_open_and_an_idle_one_times_out() {
     let idle = Duration::from_millis(500);
     let server = Server::start_hello(Limits { idle, ..Limits::default() });
     let (mut stream, begun) = (server.connect().await, Instant::now());

@@ -1,4 +1,4 @@
-//! No two source files import each other, directly or through others.
+//! No two source files import each other, directly or through others, except as the rules below allow.
 //!
 //! The test finds imports by these rules:
 //! - A path is in a `use`, or in the code after `crate::`, `super::`, an imported module or a child module.

@@ -129,7 +129,7 @@ impl Fleet {
         Path::join(self.dir.path(), "notes")
     }
 
-    /// Returns how often each job has started.
+    /// Returns how many times each job has started.
     fn ran(&self) -> HashMap<String, u32> {
         let mut all = HashMap::new();
         for name in std::fs::read_to_string(self.notes()).unwrap_or_default().lines() {

@@ -29,8 +29,8 @@ async fn kill_redis_under_load(fsync: &'static str) {
     for round in 0..3 {
         let (client, enough) = (queue.queue.clone(), CancellationToken::new());
         let over = enough.clone();
-        // A request that was in flight when Redis was killed may succeed or fail. The test requires that accepted jobs
-        // exist, and nothing about the other jobs.
+        // A request that was in flight when Redis was killed may succeed or fail. The test requires that every accepted
+        // job finishes, and nothing about the refused ones.
         let enqueuing = tokio::spawn(async move {
             let mut ids = Vec::new();
             while !over.is_cancelled() {

@@ -1,5 +1,5 @@
-//! Headers are byte sequences. A part of a header that is not UTF-8, such as a cookie or an address, does not affect the
-//! other parts. Cookie names are compared byte by byte.
+//! Headers are byte sequences. A part of a header that is not UTF-8, such as a cookie or an address, does not affect how
+//! the other parts are parsed. Cookie names are compared byte by byte.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};

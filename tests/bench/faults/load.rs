@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Time limit of a request. The time limits of the server are shorter, so a running server answers earlier, at least with an
 /// error.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The job of every tenth user takes a second, so that some jobs are always running. The other jobs end at once.
+/// The job of every tenth user takes a second, so that jobs are running when a fault begins. The other jobs end at once.
 const LONG_JOB_EVERY: usize = 10;
 
 /// The requests of a load. The users take turns: at each tick, one user sends an enqueue and a read.
@@ -95,7 +95,7 @@ impl Samples {
     }
 
     /// Returns the time from `over`, when the cause of the fault had ended, until the last failed request was sent. Returns
-    /// zero if no request failed after `over`.
+    /// zero if no request that was sent after `over` failed.
     pub fn recovery(&self, over: Instant) -> Duration {
         let failed = self.enqueues.iter().chain(&self.reads).filter(|sample| !sample.is_success);
         failed.map(|sample| sample.sent.saturating_duration_since(over)).max().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Measures the API under load, which wrk generates. Most figures are compared with a baseline. The rounds of a figure
+//! Measures the API under load, most of which wrk generates. Most figures are compared with a baseline. The rounds of a figure
 //! and of its baseline alternate in one run, so that a slow or busy machine affects both.
 //!
 //! | file | concern |

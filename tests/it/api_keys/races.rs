@@ -1,4 +1,4 @@
-//! Keys that are used, revoked and rotated at the same time. In some tests, a transaction of the test holds a row lock until the
+//! Keys that are used, revoked and rotated at the same time. In some tests, a transaction of the test stays open until the
 //! requests wait for it.
 
 use futures_util::future::join_all;
@@ -9,7 +9,7 @@ use tokio_postgres::{Client, NoTls};
 use super::{Key, LONG_CACHE, SCOPES, add_product, create_key, create_org, is, outcome, read, rotate};
 use crate::support::{TestApp, eventually, records::column};
 
-/// Begins a transaction, and runs statements in it. The returned client has to commit it.
+/// Begins a transaction, and runs statements in it. The caller must end the transaction with the returned client.
 async fn hold(app: &TestApp, sql: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(&app.database.url, NoTls).await.unwrap();
     tokio::spawn(connection);

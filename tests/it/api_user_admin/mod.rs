@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, fields},
-    authenticator::{challenge, turn_on},
+    authenticator::{challenge, enable_two_factor},
 };
 
 async fn patch(app: &TestApp, admin: &User, id: i64, body: Value) -> Answer {
@@ -195,7 +195,7 @@ async fn an_admin_turns_off_a_lost_second_factor() {
     let path = format!("/users/{}/two-factor", user.id);
     app.call(Method::DELETE, &path, &admin).await.is_some_problem(404, "not_found");
     assert_eq!(app.get("/users/me", Some(&user)).await.status, 200, "the session stays valid");
-    turn_on(&app, &user).await;
+    enable_two_factor(&app, &user).await;
     let waiting = challenge(&app, &user).await;
     assert_eq!(app.call(Method::DELETE, &path, &admin).await.status, 204);
     assert_signed_out(&app, &user).await;

@@ -6,7 +6,7 @@ use super::{assert_signed_out, delete, patch};
 use crate::support::{
     TestApp, User,
     app::PASSWORD,
-    authenticator::{challenge, turn_on},
+    authenticator::{challenge, enable_two_factor},
     process::{Ended, run_with_input, saas},
     records::column,
 };
@@ -45,7 +45,7 @@ struct Credentials {
 impl Credentials {
     async fn of(app: &TestApp) -> Self {
         let user = app.user().await;
-        let authenticator = turn_on(app, &user).await;
+        let authenticator = enable_two_factor(app, &user).await;
         let email = format!("other-{}", user.email);
         let change = json!({ "email": email, "password": PASSWORD });
         assert_eq!(app.post("/users/me/email", Some(&user), change).await.status, 202);

@@ -7,7 +7,7 @@ use super::{count_rows, patch, read_trail};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD},
-    authenticator::turn_on,
+    authenticator::enable_two_factor,
 };
 
 const NEW_PASSWORD: &str = "another horse battery";
@@ -133,12 +133,12 @@ async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
     send_ok(&app, Method::POST, "/auth/logout-all", Some(&user), json!({})).await;
     let user = again().await;
     let third = session_id(&app, &user).await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let code = json!({ "code": authenticator.code() });
     send_ok(&app, Method::POST, "/users/me/two-factor/recovery-codes", Some(&user), code).await;
     let next = json!({ "password": PASSWORD, "code": authenticator.next_code() });
     send_ok(&app, Method::DELETE, "/users/me/two-factor", Some(&user), next).await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let login = app.login(email, PASSWORD).await;
     let answer = json!({
         "challenge_token": login.body["challenge_token"], "code": authenticator.recovery_codes[0],
@@ -197,7 +197,7 @@ async fn every_change_by_an_admin_is_recorded() {
     send_ok(&app, Method::POST, "/auth/accept-invite", None, accept).await;
     let bob = sign_in(&app, id, email, PASSWORD).await;
     let session = session_id(&app, &bob).await;
-    turn_on(&app, &bob).await;
+    enable_two_factor(&app, &bob).await;
     by_admin(Method::DELETE, format!("/users/{id}/two-factor")).await;
     by_admin(Method::DELETE, format!("/users/{id}/sessions")).await;
     let change = json!({ "is_active": false, "full_name": null, "role": "user" });

@@ -7,7 +7,7 @@ use super::{Browser, OWN_PAGE, login, with_headers};
 use crate::support::{
     TestApp,
     app::{Answer, PASSWORD},
-    authenticator::{challenge, turn_on},
+    authenticator::{challenge, enable_two_factor},
     records::column,
 };
 
@@ -56,7 +56,7 @@ async fn smoke_a_sign_in_replaces_the_session_of_the_browser() {
 async fn a_sign_in_with_two_factors_replaces_the_session_when_it_is_complete() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let complete = async |code: &str, cookies: &str| {
         let body = json!({ "challenge_token": challenge(&app, &user).await, "code": code });
         let request = app.request(Method::POST, "/auth/login/two-factor?delivery=cookie");

@@ -7,7 +7,7 @@ use super::{assert_invalid_code, disable};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD},
-    authenticator::{Authenticator, answer, challenge, turn_on},
+    authenticator::{Authenticator, answer, challenge, enable_two_factor},
 };
 
 /// An action that revokes the sessions of a user or replaces the second factor.
@@ -91,7 +91,7 @@ impl Revocation {
             Self::NewAuthenticator => {
                 let code = &authenticator.recovery_codes[1];
                 assert_eq!(disable(app, user, PASSWORD, code).await.status, 204);
-                return turn_on(app, user).await;
+                return enable_two_factor(app, user).await;
             }
         }
         authenticator
@@ -104,7 +104,7 @@ async fn a_pending_challenge_is_invalidated_with_the_sessions() {
     let admin = app.admin().await;
     for revocation in REVOCATIONS {
         let user = app.user().await;
-        let authenticator = turn_on(&app, &user).await;
+        let authenticator = enable_two_factor(&app, &user).await;
         let pending = challenge(&app, &user).await;
         let authenticator = revocation.run(&app, &admin, &user, authenticator).await;
         let refused = answer(&app, &pending, &authenticator.recovery_codes[0]).await;
@@ -113,7 +113,7 @@ async fn a_pending_challenge_is_invalidated_with_the_sessions() {
     }
     // Without such an action, a code is accepted.
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let pending = challenge(&app, &user).await;
     assert_eq!(answer(&app, &pending, &authenticator.recovery_codes[0]).await.status, 200);
 }

@@ -7,7 +7,7 @@ use super::{assert_invalid_code, begin, confirm, replace_codes, status, subjects
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, fields},
-    authenticator::{Authenticator, answer, challenge, forget_used_codes, turn_on},
+    authenticator::{Authenticator, answer, challenge, enable_two_factor, forget_used_codes},
     eventually,
     records::{column, forget_failures},
 };
@@ -16,7 +16,7 @@ use crate::support::{
 async fn smoke_a_password_alone_gets_a_challenge() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let sessions = "SELECT count(*) FROM sessions WHERE revoked_at IS NULL";
     let login = app.login(&user.email, PASSWORD).await;
     login.is_some_problem(403, "two_factor_required");
@@ -68,7 +68,7 @@ async fn a_login_during_the_confirmation_of_the_second_factor_gets_a_challenge()
 async fn a_challenge_is_refused_as_another_kind_of_token() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    turn_on(&app, &user).await;
+    enable_two_factor(&app, &user).await;
     let token = challenge(&app, &user).await;
     let as_access = User::with_token(token.clone());
     app.get("/users/me", Some(&as_access)).await.is_some_problem(401, "invalid_token");
@@ -82,7 +82,7 @@ async fn a_challenge_is_refused_as_another_kind_of_token() {
 async fn a_used_code_invalidates_its_time_step_and_earlier_ones() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let (now, next) = (authenticator.code(), authenticator.next_code());
     let (first, second) = (challenge(&app, &user).await, challenge(&app, &user).await);
     assert_eq!(answer(&app, &first, &next).await.status, 200);
@@ -113,7 +113,7 @@ async fn the_code_that_turned_two_factor_on_is_used_up() {
 async fn only_one_of_two_concurrent_uses_of_a_code_succeeds() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     for code in [authenticator.code(), authenticator.recovery_codes[0].clone()] {
         let (first, second) = (challenge(&app, &user).await, challenge(&app, &user).await);
         let (one, other) = tokio::join!(answer(&app, &first, &code), answer(&app, &second, &code));
@@ -127,7 +127,7 @@ async fn only_one_of_two_concurrent_uses_of_a_code_succeeds() {
 async fn a_challenge_signs_in_once() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let (now, next) = (authenticator.code(), authenticator.next_code());
     let token = challenge(&app, &user).await;
     assert_eq!(answer(&app, &token, &now).await.status, 200);
@@ -147,7 +147,7 @@ async fn a_challenge_signs_in_once() {
 async fn five_wrong_codes_use_up_a_challenge() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let (fourth, fifth) = (challenge(&app, &user).await, challenge(&app, &user).await);
     for _ in 0..4 {
         assert_invalid_code(&answer(&app, &fourth, &authenticator.wrong_code()).await);
@@ -168,7 +168,7 @@ async fn five_wrong_codes_use_up_a_challenge() {
 async fn a_challenge_expires_after_five_minutes() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let pass = |seconds: u32| {
         let sql = format!("UPDATE one_time_tokens SET expires_at = expires_at - interval '{seconds} s'");
         let database = app.database.clone();
@@ -186,7 +186,7 @@ async fn a_challenge_expires_after_five_minutes() {
 async fn a_recovery_code_is_valid_once_in_any_notation() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let codes = &authenticator.recovery_codes;
     let typed = [
         codes[0].clone(),
@@ -209,7 +209,7 @@ async fn a_recovery_code_is_valid_once_in_any_notation() {
 async fn a_code_is_valid_for_its_user_only() {
     let app = TestApp::start().await;
     let (one, other) = (app.user().await, app.user().await);
-    let (of_one, of_other) = (turn_on(&app, &one).await, turn_on(&app, &other).await);
+    let (of_one, of_other) = (enable_two_factor(&app, &one).await, enable_two_factor(&app, &other).await);
     let token = challenge(&app, &one).await;
     assert_invalid_code(&answer(&app, &token, &of_other.code()).await);
     assert_invalid_code(&answer(&app, &token, &of_other.recovery_codes[0]).await);
@@ -220,7 +220,7 @@ async fn a_code_is_valid_for_its_user_only() {
 async fn a_password_change_or_deactivation_invalidates_a_challenge() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let token = challenge(&app, &user).await;
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
     assert_eq!(app.post("/users/me/password", Some(&user), change).await.status, 204);
@@ -243,7 +243,7 @@ async fn a_password_change_or_deactivation_invalidates_a_challenge() {
 async fn the_second_step_of_a_login_can_set_cookies() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let token = challenge(&app, &user).await;
     let body = json!({ "challenge_token": token, "code": authenticator.code() });
     let request = || app.request(Method::POST, "/auth/login/two-factor?delivery=cookie").json(&body);

@@ -13,7 +13,7 @@ use totp_rs::Totp;
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, fields},
-    authenticator::{Authenticator, answer, challenge, recovery_codes, turn_on},
+    authenticator::{Authenticator, answer, challenge, enable_two_factor, recovery_codes},
     records::{column, forget_failures},
 };
 
@@ -109,7 +109,7 @@ async fn smoke_turning_two_factor_on_revokes_other_sessions_and_returns_recovery
     let app = TestApp::start().await;
     let (user, bystander) = (app.user().await, app.user().await);
     let other = User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await);
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let codes: BTreeSet<_> = authenticator.recovery_codes.iter().collect();
     assert_eq!(codes.len(), 10);
     for code in codes {
@@ -135,7 +135,7 @@ async fn smoke_turning_two_factor_on_revokes_other_sessions_and_returns_recovery
 async fn two_factor_cannot_be_set_up_again_while_it_is_on() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let again = app.post(TWO_FACTOR_PATH, Some(&user), json!({ "password": PASSWORD })).await;
     again.is_problem(409, "conflict", "Two-factor authentication is already enabled");
     confirm(&app, &user, &authenticator.code()).await.is_some_problem(409, "conflict");
@@ -161,7 +161,7 @@ async fn only_one_of_two_concurrent_confirmations_succeeds() {
 async fn two_factor_is_turned_off_with_password_and_code() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let code = authenticator.code();
     disable(&app, &user, "another password", &code).await.is_problem(
         400,
@@ -177,7 +177,7 @@ async fn two_factor_is_turned_off_with_password_and_code() {
     let expected = ["Two-factor sign-in was switched on", "Two-factor sign-in was switched off"];
     assert_eq!(subjects(&app, &user).await, expected);
     assert_invalid_code(&disable(&app, &user, PASSWORD, &authenticator.next_code()).await);
-    let again = turn_on(&app, &user).await;
+    let again = enable_two_factor(&app, &user).await;
     assert_ne!(again.secret(), authenticator.secret());
 }
 
@@ -185,7 +185,7 @@ async fn two_factor_is_turned_off_with_password_and_code() {
 async fn a_recovery_code_turns_two_factor_off() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     assert_eq!(disable(&app, &user, PASSWORD, &authenticator.recovery_codes[3]).await.status, 204);
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
@@ -194,7 +194,7 @@ async fn a_recovery_code_turns_two_factor_off() {
 async fn new_recovery_codes_invalidate_the_old_ones() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     assert_invalid_code(&replace_codes(&app, &user, &authenticator.wrong_code()).await);
     let new = recovery_codes(&replace_codes(&app, &user, &authenticator.code()).await);
     assert_eq!(new.len(), 10);

@@ -8,7 +8,7 @@ use super::{TWO_FACTOR_PATH, disable, status};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD},
-    authenticator::{answer, challenge, turn_on},
+    authenticator::{answer, challenge, enable_two_factor},
     process::{run, saas},
 };
 
@@ -26,7 +26,7 @@ async fn smoke_all_users_have_to_set_up_a_second_factor() {
     let enqueue = async |user: &User| app.call(Method::POST, "/jobs/example?name=x&duration=0", user).await;
     enqueue(&user).await.is_some_problem(403, "two_factor_required");
 
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     assert_eq!(enqueue(&user).await.status, 200, "the session counts as signed in with two factors");
     let login = answer(&app, &challenge(&app, &user).await, &authenticator.code()).await;
     let again = User::signed_in(user.id, &user.email, &login);
@@ -45,7 +45,7 @@ async fn smoke_all_users_have_to_set_up_a_second_factor() {
 async fn a_change_is_refused_in_its_transaction_too() {
     let app = TestApp::with(&[REQUIRE_OF_ALL, "--identity-cache-ms=60000"]).await;
     let user = app.user().await;
-    turn_on(&app, &user).await;
+    enable_two_factor(&app, &user).await;
     assert_eq!(app.get("/users/me/sessions", Some(&user)).await.status, 200);
     app.database.sql("UPDATE sessions SET second_factor = false").await;
     let rename = app.request(Method::PATCH, "/users/me").bearer_auth(&user.token);

@@ -7,7 +7,7 @@ use super::{TWO_FACTOR_PATH, assert_invalid_code, begin, confirm, disable, repla
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, SECRET},
-    authenticator::{Authenticator, answer, challenge, forget_used_codes, turn_on},
+    authenticator::{Authenticator, answer, challenge, enable_two_factor, forget_used_codes},
     records::{column, forget_failures},
 };
 
@@ -22,7 +22,7 @@ fn old_key() -> String {
 async fn the_secret_is_stored_encrypted_and_the_recovery_codes_hashed() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let kept = column(&app.database, "SELECT encode(secret, 'hex') FROM two_factor").await;
     assert!(kept[0].len() > 2 * authenticator.secret().len(), "nonce and tag are part of it");
@@ -43,7 +43,7 @@ async fn the_secret_is_stored_encrypted_and_the_recovery_codes_hashed() {
 async fn a_secret_is_decrypted_with_the_current_or_the_previous_key() {
     let old = TestApp::start().await;
     let user = old.user().await;
-    let authenticator = turn_on(&old, &user).await;
+    let authenticator = enable_two_factor(&old, &user).await;
     for (n, key) in [NEW_KEY, "--two-factor-key="].into_iter().enumerate() {
         let without = TestApp::on(old.database.clone(), &[key]).await;
         let token = challenge(&without, &user).await;
@@ -55,7 +55,7 @@ async fn a_secret_is_decrypted_with_the_current_or_the_previous_key() {
     let previous = format!("--two-factor-key-previous={}", old_key());
     let rotated = TestApp::on(old.database.clone(), &[NEW_KEY, &previous]).await;
     let newcomer = rotated.user().await;
-    let of_newcomer = turn_on(&rotated, &newcomer).await;
+    let of_newcomer = enable_two_factor(&rotated, &newcomer).await;
     let token = challenge(&rotated, &user).await;
     assert_eq!(answer(&rotated, &token, &authenticator.code()).await.status, 200);
 
@@ -72,8 +72,8 @@ async fn a_secret_is_decrypted_with_the_current_or_the_previous_key() {
 async fn a_secret_copied_to_another_user_cannot_be_decrypted() {
     let app = TestApp::start().await;
     let (owner, thief) = (app.user().await, app.user().await);
-    let of_owner = turn_on(&app, &owner).await;
-    turn_on(&app, &thief).await;
+    let of_owner = enable_two_factor(&app, &owner).await;
+    enable_two_factor(&app, &thief).await;
     let sql = format!(
         "UPDATE two_factor SET secret = (SELECT secret FROM two_factor WHERE user_id = {}) WHERE user_id = {}",
         owner.id, thief.id
@@ -113,7 +113,7 @@ async fn assert_rate_limited(ask: impl AsyncFn() -> Answer) {
 async fn wrong_codes_at_login_are_rate_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     assert_rate_limited(async || {
         let login = app.login(&user.email, PASSWORD).await;
         if login.status != 403 {
@@ -136,7 +136,7 @@ async fn wrong_codes_to_confirm_the_setup_or_replace_recovery_codes_are_rate_lim
     let setup = begin(&app, &beginner).await;
     let unconfirmed = Authenticator::with_secret(setup["secret"].as_str().unwrap());
     assert_rate_limited(async || confirm(&app, &beginner, &unconfirmed.wrong_code()).await).await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     // While two-factor authentication is on, a confirmation checks no code, so it does not count as a
     // failure.
     for _ in 0..12 {
@@ -149,7 +149,7 @@ async fn wrong_codes_to_confirm_the_setup_or_replace_recovery_codes_are_rate_lim
 async fn wrong_codes_to_turn_two_factor_off_are_rate_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     assert_rate_limited(async || disable(&app, &user, PASSWORD, &authenticator.wrong_code()).await).await;
 }
 
@@ -157,7 +157,7 @@ async fn wrong_codes_to_turn_two_factor_off_are_rate_limited() {
 async fn concurrent_wrong_codes_do_not_evade_the_limit() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let authenticator = turn_on(&app, &user).await;
+    let authenticator = enable_two_factor(&app, &user).await;
     forget_failures(&app.prefix).await;
     let mut challenges = Vec::new();
     for _ in 0..6 {
@@ -192,7 +192,7 @@ async fn require_admin_two_factor_protects_admin_operations() {
     for path in ["/users/me", "/users/me/sessions", TWO_FACTOR_PATH] {
         assert_eq!(app.get(path, Some(&admin)).await.status, 200, "{path}");
     }
-    let authenticator = turn_on(&app, &admin).await;
+    let authenticator = enable_two_factor(&app, &admin).await;
     assert_eq!(app.get("/users", Some(&admin)).await.status, 200);
     let token = challenge(&app, &admin).await;
     let login = answer(&app, &token, &authenticator.code()).await;
@@ -210,7 +210,7 @@ async fn an_admin_without_two_factor_cannot_access_jobs_of_others() {
     assert!([403, 404].contains(&seen.status.as_u16()), "{}", seen.text);
     let canceled = app.call(Method::DELETE, &path, &admin).await;
     assert!([403, 404].contains(&canceled.status.as_u16()), "{}", canceled.text);
-    turn_on(&app, &admin).await;
+    enable_two_factor(&app, &admin).await;
     assert_eq!(app.get(&format!("{path}/status"), Some(&admin)).await.status, 200);
 }
 
@@ -218,7 +218,7 @@ async fn an_admin_without_two_factor_cannot_access_jobs_of_others() {
 async fn turning_two_factor_off_ends_the_admin_access_of_the_session() {
     let app = TestApp::with(&["--require-admin-two-factor=true"]).await;
     let admin = app.admin().await;
-    let authenticator = turn_on(&app, &admin).await;
+    let authenticator = enable_two_factor(&app, &admin).await;
     assert_eq!(disable(&app, &admin, PASSWORD, &authenticator.code()).await.status, 204);
     app.get("/users", Some(&admin)).await.is_some_problem(403, "two_factor_required");
 }

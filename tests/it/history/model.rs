@@ -81,7 +81,7 @@ pub fn owner_of(group: &str) -> Option<&str> {
     group.rsplit('|').next().filter(|owner| owner.starts_with("owner:"))
 }
 
-/// Returns whether the limit of an owner may delay jobs of a group.
+/// Returns `true` if the limit of an owner may delay jobs of a group, and for every group that begins with a scope.
 pub fn may_be_held(group: &str) -> bool {
     group.starts_with("owner:") || group.starts_with("scope:")
 }
@@ -221,7 +221,7 @@ impl Model {
         Ok(())
     }
 
-    /// Checks that each queued job waits in the list of its group, and that exactly the groups with queued jobs have a turn.
+    /// Checks that each queued job waits in the list of its group or scope, and that exactly the groups with queued jobs have a turn.
     fn check_groups(&self, name: &str, now: &Snapshot) -> Check {
         let queue = &now.queues[name];
         let lists = queue.groups.iter().flat_map(|(group, ids)| ids.iter().map(move |id| (id, Some(group))));

@@ -62,7 +62,7 @@ return { now(), out, rc('HKEYS', P .. ':jobs'), rc('HGETALL', P .. ':run'), rc('
   records, rc('SMEMBERS', P .. ':cancel'), rc('HKEYS', P .. ':then'), kept, accounts }
 ";
 /// Lua script that returns the outcome of each id: `finished` or `canceled`, a space and the stored text. The outcome is empty
-/// if the job has not ended or was purged.
+/// if the job has not ended, has failed or was purged.
 const OUTCOMES: &str = "
 local out = {}
 for i, id in ipairs(ARGV) do

@@ -178,7 +178,7 @@ async fn an_invalid_idempotency_key_is_refused() {
     }
 }
 
-/// Operations whose response contains a secret. They take no key, because the response would be stored.
+/// Operations that must not take a key, because the stored response would contain a secret.
 const SECRET_OPERATIONS: [&str; 8] = [
     "begin_two_factor",
     "confirm_two_factor",

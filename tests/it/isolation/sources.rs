@@ -6,8 +6,10 @@ use std::{collections::BTreeSet, fs};
 use super::catalog::CONTROL_TABLES;
 use crate::tree::{list_sources, root};
 
-/// The files outside of `models/` that use the models of [`CONTROL_TABLES`], and of `organizations`. Each of them selects the
-/// organization itself, by a checked access or by the caller, or works for all organizations. Review each addition with care.
+/// The files outside of `models/` that use the models of [`CONTROL_TABLES`], and of `organizations`. No policy protects these
+/// tables, so each file must limit its queries: to the organization of a checked access, to the caller's own rows, or to the
+/// row of a secret token. The others work for all organizations, or use only a type or a constant of the model. Review each
+/// addition with care.
 const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "api/admin/orgs.rs",
     "api/audit.rs",
@@ -81,8 +83,8 @@ fn isolated_tables() -> Vec<String> {
     names.filter(|name| !CONTROL_TABLES.contains(&name.as_str())).collect()
 }
 
-/// Returns a message for each file that uses an isolated table outside of `models/`, and for each connection without an
-/// organization that a file with such a use takes.
+/// Returns a message for each file outside of `models/` that uses an isolated table, and for each kind of connection without
+/// an organization in a file that uses the table.
 fn problems(codes: &[(String, String)], table: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (file, code) in codes.iter().filter(|(_, code)| uses_table(code, table)) {

@@ -24,7 +24,7 @@ pub const MARK: &str = "canary";
 /// Operations that every member may call, even viewers, although they change data.
 const OF_EVERY_MEMBER: &[&str] = &["leave_org"];
 
-/// A caller, and the response that all operations must return.
+/// A caller, and the expected response of the operations.
 struct Caller {
     name: &'static str,
     /// The organization in the path.

@@ -7,7 +7,7 @@ use super::{add, assert_status, create, list_members, member, owner_ids, send, t
 use crate::support::{
     TestApp,
     app::{PASSWORD, fields},
-    authenticator::turn_on,
+    authenticator::enable_two_factor,
 };
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_transfer_and_a_deletion_need_the_password_and_the_second_factor() {
         let wrong = with(body, json!({ "password": "wrong password" }));
         send(&app, method.clone(), path, &ada, wrong).await.is_some_problem(400, "wrong_password");
     }
-    let authenticator = turn_on(&app, &ada).await;
+    let authenticator = enable_two_factor(&app, &ada).await;
     for (method, path, body) in &paths {
         let no_code =
             send(&app, method.clone(), path, &ada, with(body, json!({ "password": PASSWORD }))).await;

@@ -220,7 +220,7 @@ impl TestApp {
         mail::read_captured(&self.app.config.mail.mail_dir)
     }
 
-    /// Runs all due jobs, and returns the token of the last link that was mailed to an address.
+    /// As [`Self::mails`], but returns the token of the last link that was mailed to an address.
     pub async fn mailed_token(&self, to: &str) -> String {
         let mails = self.mails().await;
         let with_link = mails.iter().rfind(|mail| mail.to == to && mail.text.contains("#token="));

@@ -50,7 +50,7 @@ fn unix_seconds() -> u64 {
 }
 
 /// Turns two-factor authentication on for a user, and lets the code that confirmed it be used again.
-pub async fn turn_on(app: &TestApp, user: &User) -> Authenticator {
+pub async fn enable_two_factor(app: &TestApp, user: &User) -> Authenticator {
     let setup = app.post("/users/me/two-factor", Some(user), json!({ "password": PASSWORD })).await;
     assert_eq!(setup.status, 200, "{}", setup.text);
     let mut authenticator = Authenticator::with_secret(setup.body["secret"].as_str().unwrap());

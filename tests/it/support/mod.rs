@@ -28,12 +28,12 @@ use futures_util::{StreamExt, stream};
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Awaits the futures, four at a time, and returns their outputs in order. With more concurrent requests, the server on a
-/// slow machine would refuse some, because they wait too long for a password hash.
+/// slow machine could refuse some, because they wait too long for a password hash.
 pub async fn four_at_a_time<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     stream::iter(futures).buffered(4).collect().await
 }
 
-/// Calls `ask` every 15 ms until it returns a value, and returns this value.
+/// Calls `ask` repeatedly until it returns a value, and returns this value.
 ///
 /// # Panics
 /// With `what`, the awaited condition, if `ask` returns no value within [`TEST_TIMEOUT`].

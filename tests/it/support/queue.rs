@@ -26,7 +26,7 @@ use super::{
 /// The state that a test shares with its jobs.
 #[derive(Clone, Default)]
 pub struct Log {
-    /// The names of the [`Task`]s and [`UrgentTask`]s that have started, once for each attempt, in order.
+    /// The names that jobs have added when they started, such as each attempt of a [`Task`] or [`UrgentTask`], in order.
     pub ran: Arc<Mutex<Vec<String>>>,
     /// The number of [`Task`]s that are running. A run that panics or is dropped stays counted, and a run of
     /// [`Behavior::Double`] too.
@@ -232,7 +232,7 @@ pub struct TestQueue {
     pub queue: Queue,
     pub prefix: String,
     pub log: Log,
-    /// The URL of the server, even if the queue uses a proxy.
+    /// The URL of the server for [`Self::redis`] and other direct commands, which do not use a proxy.
     direct: String,
 }
 
@@ -266,8 +266,8 @@ impl TestQueue {
         Self::at(&servers().await.redis_url()).await
     }
 
-    /// Creates a queue with a new prefix on the shared server. The queue connects to `url`, which may be a proxy in front
-    /// of that server.
+    /// Creates a queue with a new prefix. The queue connects to `url`, such as a proxy in front of the shared server.
+    /// [`Self::redis`] and other direct commands use the shared server.
     pub async fn at(url: &str) -> Self {
         let direct = servers().await.redis_url();
         Self { direct, ..Self::on(url, &format!("q{}", unique())) }

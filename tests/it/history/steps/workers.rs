@@ -167,7 +167,7 @@ impl History {
             for lease in held.iter_mut().filter(|held| held.queue == queue) {
                 for (id, extras) in lease.jobs.clone() {
                     if self.chance(4) {
-                        // Settles the job with the token of an earlier lease, like a worker that has lost its lease.
+                        // Settles the job with a token that holds no job, like a worker that has lost its lease.
                         entries.push(self.disposition(id, "t0.0", extras));
                     } else if self.chance(50) {
                         lease.jobs.remove(&id);
