@@ -221,7 +221,8 @@ impl Model {
         Ok(())
     }
 
-    /// Checks that each queued job waits in the list of its group or scope, and that exactly the groups with queued jobs have a turn.
+    /// Checks that each queued job waits in the list of its group or scope, and that exactly the groups with queued jobs have a
+    /// turn.
     fn check_groups(&self, name: &str, now: &Snapshot) -> Check {
         let queue = &now.queues[name];
         let lists = queue.groups.iter().flat_map(|(group, ids)| ids.iter().map(move |id| (id, Some(group))));

@@ -27,8 +27,8 @@ pub struct OwnRedis {
 
 impl OwnRedis {
     pub async fn start(settings: &[&'static str]) -> Self {
-        // The directory is in memory if possible. With `appendfsync everysec` on a slow disk, Redis may respond to a command before it
-        // writes the command to the file: Redis postpones the write while an fsync runs.
+        // The directory is in memory if possible. With `appendfsync everysec` on a slow disk, Redis may respond to a command
+        // before it writes the command to the file: Redis postpones the write while an fsync runs.
         let dir = TempDir::in_memory();
         let process = Self::spawn(&dir, settings);
         let redis = Self { dir, process, settings: settings.to_vec() };
