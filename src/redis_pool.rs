@@ -50,7 +50,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// TTL of the key that [`RedisPool::probe`] writes, in milliseconds.
 const PROBE_TTL_MS: u64 = 10_000;
 
-/// How long a circuit breaker stays open after a failure. While it is open, calls fail immediately.
+/// Maximum time for which a circuit breaker stays open after a failure. While it is open, calls fail immediately.
 const OPEN_FOR: Duration = Duration::from_secs(1);
 
 /// Connections to Redis; clones share them.
@@ -85,6 +85,8 @@ impl RedisPool {
         let last_error = LastError::default();
         let connections = bb8::Pool::builder()
             .max_size(POOL_SIZE)
+            // Most commands use one connection, which sends those of the same moment together.
+            .queue_strategy(bb8::QueueStrategy::Lifo)
             .connection_timeout(timeout)
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
@@ -109,8 +111,7 @@ impl RedisPool {
         answer.map_err(unavailable)
     }
 
-    /// Writes `key` with a TTL, to check that Redis accepts writes. Waits at most a third of `REDIS_TIMEOUT_MS` and
-    /// 100 ms.
+    /// Writes `key` with a TTL, to check that Redis accepts writes. Waits about a third of `REDIS_TIMEOUT_MS` at most.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time, or refuses the write, for example because it is full or
@@ -244,8 +245,8 @@ fn unavailable(error: RedisError) -> Error {
     Error::unavailable("Redis", error)
 }
 
-/// A circuit breaker for callers that can continue without Redis. After a failure, calls fail immediately for one
-/// second. Clones share the state.
+/// A circuit breaker for callers that can continue without Redis. After a failure, calls fail immediately for one second, or
+/// until a call that was in progress succeeds. Clones share the state.
 #[derive(Clone)]
 pub struct CircuitBreaker {
     timeout: Duration,

@@ -26,7 +26,7 @@ impl KeyHash {
     }
 }
 
-/// Returns the key with this hash and the rights of its creator, from a cache that is up to `IDENTITY_CACHE_MS` old.
+/// Returns the key with this hash and the rights of its creator, from a cache whose values are at most `IDENTITY_CACHE_MS` old.
 /// The key may be expired or revoked. Calls `api_key_uses::record` for a valid key.
 ///
 /// # Errors

@@ -173,8 +173,8 @@ async fn revoke_replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<
     OutboxMessage::notice(user, Notice::SessionRevoked).send(tx).await
 }
 
-/// Returns the user and the session of a verified access token, from a cache that is up to `IDENTITY_CACHE_MS` old. The
-/// session may have ended. Calls `session_uses::record` for the session.
+/// Returns the user and the session of a verified access token, from a cache whose values are at most `IDENTITY_CACHE_MS` old.
+/// The session may have ended. Calls `session_uses::record` for the session.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] if the user has no such session; [`Error::Unavailable`] if PostgreSQL does not answer.
