@@ -146,7 +146,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 impl Command {
     /// Returns whether the command itself logs or prints the warnings about its settings.
     fn reports_warnings(&self) -> bool {
-        matches!(self, Self::Dev(_) | Self::Serve(_) | Self::Worker(_) | Self::Doctor(_))
+        matches!(self, Self::Serve(_) | Self::Worker(_) | Self::Doctor(_))
     }
 
     /// Returns the problems of the parsed settings for which the command would refuse to run.

@@ -153,7 +153,7 @@ impl ParsedParameters {
             ("ssl_max_protocol_version", "TLSv1.2") => tls.allow_tls13 = false,
             ("ssl_max_protocol_version", "TLSv1.3") => {}
             ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
-                return Err(format!("{name}={value} is not supported; write TLSv1.2 or TLSv1.3"));
+                return Err(format!("the value of {name} is not supported; write TLSv1.2 or TLSv1.3"));
             }
             // `sslcompression` has no effect, as in libpq.
             _ => {}
@@ -208,7 +208,8 @@ fn choose<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
     let chosen = choices.iter().find(|(word, _)| *word == value);
     chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        format!("{name}={value} is unknown; write one of {}", words.join(", "))
+        // The value is not shown: if a password has an unescaped `?`, the value is the rest of the password.
+        format!("the value of {name} is unknown; write one of {}", words.join(", "))
     })
 }
 
@@ -280,6 +281,11 @@ mod tests {
         {
             let problem = parse(url).unwrap_err();
             assert!(!problem.contains("hunter2"), "{problem}");
+        }
+        for name in SUPPORTED.split(' ') {
+            if let Err(problem) = parse(&format!("u:hun?{name}=hunter2@h:5432/db")) {
+                assert!(!problem.contains("hunter2"), "{name}: {problem}");
+            }
         }
     }
 

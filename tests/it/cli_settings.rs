@@ -76,7 +76,11 @@ async fn invalid_settings_are_named() {
         ("DATABASE_URL", "mysql://someone:hunter2@host/db", "DATABASE_URL must begin with postgres://"),
         ("DATABASE_URL", "nonsense hunter2", "DATABASE_URL is not a URL"),
         ("DATABASE_URL", "postgres://someone:hunter2@host:port/db", "DATABASE_URL cannot be read"),
-        ("DATABASE_URL", "postgres://someone:hunter2@host/db?sslmode=perhaps", "sslmode=perhaps"),
+        (
+            "DATABASE_URL",
+            "postgres://someone:hunter2@host/db?sslmode=perhaps",
+            "the value of sslmode is unknown; write one of disable",
+        ),
         ("REDIS_URL", "http://:hunter2@host", "REDIS_URL cannot be read"),
         ("CACHE_REDIS_URL", "http://:hunter2@host", "CACHE_REDIS_URL cannot be read"),
         ("SMTP_URL", "http://someone:hunter2@host", "SMTP_URL cannot be read"),

@@ -14,8 +14,9 @@ use crate::{
 };
 
 /// Selects a text that is the same for all connections to one database of a running server. All roles may run the query.
-const DATABASE_IDENTITY: &str =
-    "SELECT current_database() || ' of the server that started at ' || pg_postmaster_start_time() AS value";
+/// The time is in UTC, because a role can have a time zone and a format of its own.
+const DATABASE_IDENTITY: &str = "SELECT current_database() || ' of the server that started at ' \
+    || to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || ' UTC' AS value";
 
 impl Args {
     /// Compares the number of connections that the server allows with the number that a process opens.
