@@ -67,7 +67,7 @@ mod tests {
         [&[tag, 0x82][..], &length, &contents].concat()
     }
 
-    /// A certificate with a signature algorithm, and with parameters of RSASSA-PSS.
+    /// A certificate with a signature algorithm and its parameters.
     fn certificate(family: &[u8], last: u8, parameters: &[u8]) -> Vec<u8> {
         let algorithm = der(0x30, &[&der(6, &[family, &[last]]), parameters]);
         der(0x30, &[&der(0x30, &[&[7; 300]]), &algorithm, &der(3, &[&[0, 1]])])

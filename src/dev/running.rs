@@ -17,6 +17,7 @@ pub const DEFAULT_STATE_DIR: &str = ".saas";
 /// The name of the file that a running `saas dev` locks. `saas dev --reset` keeps this file, and deletes all others in its
 /// directory.
 pub const LOCK_FILE: &str = "lock";
+/// The name of the file with the URLs of the private servers.
 const URLS_FILE: &str = "servers.env";
 /// Maximum number of attempts to lock the file. Another command that looks for the servers may hold the lock for a moment.
 const MAX_LOCK_ATTEMPTS: u32 = 10;

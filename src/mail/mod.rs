@@ -19,8 +19,8 @@
 //! 1. A migration that adds the purpose of the link to the CHECK of `one_time_tokens.purpose`.
 //! 2. `models/one_time_token.rs`: a row in `Purpose`.
 //! 3. `mail/messages/link.rs`: a [`LinkEmail`] with subject, text, page and lifetime.
-//! 4. `services/outbox.rs`: a variant of `OutboxMessage`, and its arm in `link_email`: who receives it, and whether it is
-//!    still needed.
+//! 4. `services/outbox.rs`: a variant of `OutboxMessage`, and its arms in `link_email` (who receives it, and whether it is
+//!    still needed), `max_age` and `is_known_to_0_1_0` (`false`).
 //!
 //! Then `OutboxMessage::YourVariant { .. }.send(tx)` enqueues the mail. The page and the operation behind the link are ordinary
 //! parts of the API: a row in `api/account_pages.rs` and an operation in `api/auth/links.rs`.

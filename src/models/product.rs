@@ -27,7 +27,8 @@ pub struct Product {
     /// Unique in the organization.
     pub sku: String,
     pub name: String,
-    /// The name without the differences that a search ignores, such as case. PostgreSQL computes this column.
+    /// The name without the differences that a search ignores, such as case, cut to 250 characters. PostgreSQL computes this
+    /// column.
     pub name_key: String,
     /// In the minor unit of the currency, such as cents.
     pub price: i64,

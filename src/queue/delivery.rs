@@ -19,8 +19,8 @@ use super::{
     signals::{JobSignals, StopReason},
 };
 
-/// How long a job may continue after it was told to stop or has timed out; then it is dropped. A job whose lease is lost is
-/// dropped at once.
+/// How long a job may continue after it was told to stop or has timed out; then it is dropped. A job whose lease is lost before
+/// is dropped at once.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// Maximum size of an outcome in bytes of JSON. A larger result belongs in a row or a file, and the job returns the key of
 /// the row or the name of the file.

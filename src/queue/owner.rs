@@ -2,7 +2,7 @@
 //!
 //! For each owner with waiting or running jobs, Redis has a hash with the numbers of these jobs and of their bytes. The scripts
 //! update the hash, so the limits hold for all processes of the product together. A scope is a text of the product, such as the
-//! id of a tenant. The jobs of a scope take turns with other groups like one group. Each job still counts for its owner, if any.
+//! id of a tenant. All jobs of a scope form one group, and groups take turns. Each job still counts for its owner, if any.
 
 use super::{
     envelope::Origin,

@@ -43,7 +43,7 @@ impl WorkerRecord {
     }
 }
 
-/// A running worker.
+/// A worker with a recent heartbeat.
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkerInfo {
     pub id: String,

@@ -130,7 +130,7 @@ impl RateLimits {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer or answers with an error. Redis then never learns of the requests of the
-    /// remaining batches: a later call does not report them again. Redis may have counted the batch that failed. Earlier
+    /// batches after the failed one: a later call does not report them again. Redis may have counted the batch that failed. Earlier
     /// batches of this call are reported.
     pub async fn settle(&self) -> Result<()> {
         // `is_used` is reset before the buckets are read: a request that takes a token later sets it again.

@@ -113,7 +113,7 @@ fn with_pending_use(app: &App, mut key: ApiKey) -> ApiKey {
 /// [`Error::Invalid`] for the name or the scopes; [`Error::KeyLimit`] if the organization has [`MAX_KEYS`] valid keys; those of
 /// [`org_access::lock`] and [`change`].
 pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) -> Result<KeyWithSecret> {
-    let (name, scopes) = (parse_name(&new.name)?, parse_scopes(&new.scopes)?);
+    let (name, scopes) = (parse_name(&new.name)?, scopes_text(&new.scopes)?);
     let secret = api_key::random()?;
     let (secret_hash, hint) = (hash(&secret), api_key::hint(&secret));
     // An unverified address of the actor may belong to a stranger, and gets only a few mails. The limit of mails does not limit
@@ -273,7 +273,10 @@ async fn lock_changeable(tx: &Tx<'_>, access: &OrgAccess, id: i64) -> Result<Api
 }
 
 /// Returns the scopes as stored text: separated by spaces, without duplicates, in the order of [`Permission::ALL`].
-fn parse_scopes(scopes: &[Permission]) -> Result<String> {
+///
+/// # Errors
+/// [`Error::Invalid`] for an empty list, and for a permission that is not a scope.
+fn scopes_text(scopes: &[Permission]) -> Result<String> {
     if scopes.is_empty() {
         return Err(Error::invalid("scopes", "Choose at least one scope"));
     }

@@ -43,8 +43,7 @@ pub struct Changes {
     pub suspended: Option<bool>,
 }
 
-/// Adds a user to an organization. The caller must have locked the user, then the organization, unless the organization
-/// is new.
+/// Adds a user to an organization. The caller must have locked the user, and then the organization unless it is new.
 ///
 /// # Errors
 /// [`Error::MembershipLimit`] if the user is a member of [`MAX_MEMBERSHIPS`] organizations; [`Error::Unavailable`] if PostgreSQL

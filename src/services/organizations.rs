@@ -257,8 +257,9 @@ pub async fn restore(app: &App, actor: &Actor, access: &OrgAccess) -> Result<MyO
     .await
 }
 
-/// Verifies the password of the actor, and a code if the actor has a second factor. Also counts the notice that the operation
-/// sends to the actor. Returns the row whose password was verified.
+/// Verifies the password of the actor, and a code if the actor has a second factor. The operation sends a notice to the
+/// actor: if the address of the actor is not verified, also counts this notice for the limit of notices. Returns the row whose
+/// password was verified.
 async fn confirm(app: &App, actor: &Actor, confirmation: Confirmation) -> Result<User> {
     let user = confirm_password(app, actor, confirmation.password).await?.user;
     confirm_code(app, actor, &user, confirmation.code.as_deref()).await?;

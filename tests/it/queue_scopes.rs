@@ -80,7 +80,7 @@ async fn smoke_a_job_keeps_its_scope_until_its_record_expires() {
 }
 
 #[tokio::test]
-async fn envelopes_and_records_without_a_scope_and_with_unknown_fields_are_read() {
+async fn envelopes_and_records_without_a_scope_or_with_unknown_fields_are_read() {
     let queue = TestQueue::new().await;
     for (fields, origin) in [
         ("", (None, None)),

@@ -33,9 +33,10 @@ pub(in crate::api) struct Jobs(pub(super) App);
 struct JobOut {
     job_id: JobId,
     status: StateOut,
-    /// The name of the task that the job runs. Empty if only the state of an ended job is still stored.
+    /// The name of the task that the job runs. Empty if only the state of an ended job is still stored, or the stored job is
+    /// malformed.
     task: String,
-    /// The queue of the job. Empty if only the state of an ended job is still stored.
+    /// The queue of the job. Empty if only the state of an ended job is still stored, or the stored job is malformed.
     queue: String,
     /// Id of the user who owns the job; null for a job without an owner.
     #[oai(nullable)]

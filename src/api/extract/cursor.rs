@@ -24,7 +24,7 @@ use crate::{
 const NAME: &str = "cursor";
 /// The parameters that select a page of a list. All other parameters select the list.
 const PAGE_PARAMS: [&str; 3] = [NAME, "limit", "offset"];
-/// Maximum length of a cursor. The longest cursors contain a name of 255 characters, and are shorter.
+/// Maximum length of a cursor. The longest cursors contain a name of 255 characters, and stay below this limit.
 const MAX_CURSOR_CHARS: usize = 4_096;
 /// Length in bytes of the digest of the list at the beginning of a cursor.
 const DIGEST_BYTES: usize = 8;

@@ -239,8 +239,8 @@ impl Products {
 
     /// Changes a product.
     ///
-    /// Fails with 412 `precondition_failed` if the current `ETag` of the product is not in `If-Match`, and with 422 if another
-    /// product of the organization has the SKU. Needs the permission `product:write`.
+    /// Fails with 412 `precondition_failed` if the request has `If-Match` without the current `ETag` of the product, and with 422
+    /// if another product of the organization has the SKU. Needs the permission `product:write`.
     #[oai(path = "/products/:id", method = "patch", operation_id = "update_product")]
     async fn update(
         &self,

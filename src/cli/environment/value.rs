@@ -13,7 +13,7 @@ use clap::Arg;
 const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
 /// Removes the space around a value. From a password, which may begin or end with a space, removes only the line ends at its
-/// end: a file of a secret often ends with one.
+/// end: a file of a secret often ends with a line end.
 pub(super) fn normal_form(arg: &Arg, value: &OsStr) -> OsString {
     let names = arg.get_value_names().unwrap_or_default();
     let is_password = names.iter().any(|name| name.as_str() == "PASSWORD");

@@ -35,9 +35,9 @@ pub(super) struct Failed {
 
 /// List the jobs of a queue that are in one state.
 ///
-/// Queued jobs without a group come first, then the jobs of each group. Scheduled and deferred jobs are sorted by the time at
-/// which they are due; failed jobs by the time of the failure, latest first. Finished and canceled jobs are not listed;
-/// `saas queue show` finds them by their id.
+/// Queued jobs without a group come first, then the jobs of each group. Scheduled jobs are sorted by the time at which they are
+/// due, started jobs by the time at which their leases expire, and failed jobs by the time of the failure, latest first. Deferred
+/// jobs with a delay follow those without. Finished and canceled jobs are not listed; `saas queue show` finds them by their id.
 #[derive(clap::Args)]
 pub(super) struct Listing {
     queue: String,

@@ -79,8 +79,8 @@ fn is_assignment(statement: &[Token]) -> bool {
     has_colon || statement.get(1).is_some_and(|second| second.is_symbol('='))
 }
 
-/// Joins the strings of a statement, with a placeholder for the names between them. Also returns the line of the first string.
-/// `None` if the statement has no string.
+/// Joins the strings of a statement. Replaces each run of words after the first string, such as variables and calls of functions,
+/// with [`UNKNOWN`]. Also returns the line of the first string. `None` if the statement has no string.
 fn dynamic_sql(statement: &[Token]) -> Option<(usize, String)> {
     let first = statement.iter().position(|token| text_of(token).is_some())?;
     let mut sql = String::new();
