@@ -294,7 +294,7 @@ mod tests {
             (&["--postgres-server=postgres://u:hunter2@db"], "write a URL into DATABASE_URL"),
             (
                 &["--postgres-server=db", "--postgres-sslmode=maybe"],
-                "POSTGRES_SSLMODE cannot be used: the value of sslmode is unknown",
+                "POSTGRES_SSLMODE cannot be used: sslmode has an unknown value",
             ),
             (&["--database-url=postgres://u:p@hunter2@h/d"], "write @ as %40"),
             (&["--database-url=postgres://u:p@hunter2/x@h/d"], "write @ as %40"),

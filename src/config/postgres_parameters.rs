@@ -153,7 +153,7 @@ impl ParsedParameters {
             ("ssl_max_protocol_version", "TLSv1.2") => tls.allow_tls13 = false,
             ("ssl_max_protocol_version", "TLSv1.3") => {}
             ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
-                return Err(format!("the value of {name} is not supported; write TLSv1.2 or TLSv1.3"));
+                return Err(format!("{name} has an unsupported value; write TLSv1.2 or TLSv1.3"));
             }
             // `sslcompression` has no effect, as in libpq.
             _ => {}
@@ -209,7 +209,7 @@ fn choose<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
     chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
         // The value is not shown: if a password has an unescaped `?`, the value is the rest of the password.
-        format!("the value of {name} is unknown; write one of {}", words.join(", "))
+        format!("{name} has an unknown value; write one of {}", words.join(", "))
     })
 }
 

@@ -170,7 +170,7 @@ pub async fn update(
     condition: &Precondition<'_, ApiKey>,
 ) -> Result<ApiKey> {
     let name = changes.name.as_deref().map(parse_name).transpose()?;
-    let scopes = changes.scopes.as_deref().map(parse_scopes).transpose()?;
+    let scopes = changes.scopes.as_deref().map(scopes_text).transpose()?;
     let key = change(app, actor, Affected::Actor, async |tx, _| {
         let before = lock_changeable(tx, access, id).await?;
         condition.check(&before)?;

@@ -79,7 +79,7 @@ async fn invalid_settings_are_named() {
         (
             "DATABASE_URL",
             "postgres://someone:hunter2@host/db?sslmode=perhaps",
-            "the value of sslmode is unknown; write one of disable",
+            "sslmode has an unknown value; write one of disable",
         ),
         ("REDIS_URL", "http://:hunter2@host", "REDIS_URL cannot be read"),
         ("CACHE_REDIS_URL", "http://:hunter2@host", "CACHE_REDIS_URL cannot be read"),

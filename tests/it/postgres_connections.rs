@@ -211,7 +211,7 @@ async fn the_postgres_settings_may_contain_any_character() {
     with(&[("POSTGRES_SSLMODE", "require")]).await.failed(1, &["server does not support TLS"]);
     with(&[("POSTGRES_SSLMODE", "maybe")])
         .await
-        .failed(1, &["POSTGRES_", "the value of sslmode is unknown", "verify-full"]);
+        .failed(1, &["POSTGRES_", "sslmode has an unknown value", "verify-full"]);
     with(&[("POSTGRES_SSLROOTCERT", "/nowhere.pem"), ("POSTGRES_SSLMODE", "verify-full")])
         .await
         .failed(1, &["/nowhere.pem"]);
