@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_read_as_it_is_written() {
+    fn a_list_of_tags_is_parsed_as_it_was_written() {
         let octet = select([0x21, 0x23, b'W', b'/', b',', b'*', b'\\', 0x7e, 0x80, 0xff].to_vec());
         let tag =
             (any::<bool>(), vec(octet, 0..6)).prop_map(|(is_weak, opaque)| EntityTag { is_weak, opaque });

@@ -5,7 +5,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 use super::{extract::Body, problem::Result, tag::Tag};
 use crate::{app::App, context::RequestContext, services::api_key_revocation::report_leaks};
 
-/// Operations for secret scanners.
+/// Operations for everyone who finds an API key, such as a secret scanner.
 pub(super) struct SecretScanning(pub(super) App);
 
 /// Texts that may be API keys.

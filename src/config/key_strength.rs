@@ -11,8 +11,8 @@ const MIN_DISTINCT_BYTES: usize = 8;
 const MAX_EXAMINED_BYTES: usize = 256;
 /// Minimum number of bytes of a text whose repetition counts as predictable.
 const REPETITION_BYTES: usize = 4;
-/// Published keys: from the documentation of FastAPI and Flask, from tutorials about JWT, and the SHA-256 of
-/// the empty text and of `password`.
+/// Published keys: from the documentation of FastAPI and Flask, from examples of JWT, and the SHA-256 of the empty text and of
+/// `password`.
 const PUBLISHED_KEYS: &[&str] = &[
     "404e635266556a586e3272357538782f413f4428472b4b6250645367566b5970",
     "5367566b59703373367639792f423f4528482b4d6251655468576d5a71347437",

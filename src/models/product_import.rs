@@ -1,4 +1,4 @@
-//! The insertion of many rows into the table `products`.
+//! The upsert of many rows of the table `products`.
 
 use diesel::{prelude::*, upsert::excluded};
 use diesel_async::RunQueryDsl;

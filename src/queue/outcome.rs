@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{envelope::Envelope, state::State};
 
-/// The outcome of a job that has finished, or was canceled while it ran. The JSON names are short, because Redis holds
+/// The outcome of a job that has finished, or was canceled after a worker had fetched it. The JSON names are short, because Redis holds
 /// many outcomes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {

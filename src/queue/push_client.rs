@@ -81,8 +81,8 @@ impl PushClient {
         }
     }
 
-    /// Awaits `answer`, for at most three times the timeout of one attempt: two attempts to push, and the wait for the
-    /// replicas.
+    /// Awaits `answer`, for at most three times the timeout of one attempt. That is enough for two attempts to push and one
+    /// wait for the replicas.
     ///
     /// # Errors
     /// [`WaitError::Late`] or [`WaitError::LateReplicas`] if the time is over. The jobs may run all the same.

@@ -25,7 +25,7 @@ pub struct JobStatus {
     pub owner: Option<i64>,
     pub scope: Option<String>,
     /// The arguments, which the API shows to admins only. JSON `null` if the call omits them, or the envelope is malformed.
-    /// `None` if they are not kept: after the job has finished or was canceled while it ran, or if only the state is kept.
+    /// `None` if they are not kept: after the job has finished or was canceled by its worker, or if only the state is kept.
     pub payload: Option<Value>,
     pub group: Option<String>,
     pub request_id: Option<String>,

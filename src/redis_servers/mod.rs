@@ -146,7 +146,7 @@ impl RedisServers {
         *self.0.changes.borrow()
     }
 
-    /// Returns a channel with the number of [`Self::changes`].
+    /// Returns a channel that receives the value of [`Self::changes`] after each change.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }

@@ -63,11 +63,11 @@ struct SortedRows {
 /// Enqueues the jobs in the tables `job_outbox` and `outbox`, except jobs that were set aside or that another relay has just
 /// claimed. Returns the number of enqueued jobs.
 ///
-/// Deletes mails that are too old to be sent. Without a mail server, other mails stay in the table. Several processes can run
+/// Deletes mails that are too old to be sent. Without a mail server, other mails stay in their tables. Several processes can run
 /// this function at the same time.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if PostgreSQL or Redis does not answer. Jobs that were not enqueued stay in the table.
+/// [`Error::Unavailable`] if PostgreSQL or Redis does not answer. Jobs that were not enqueued stay in their tables.
 pub async fn sweep(app: &App) -> Result<usize> {
     let mut count = old_outbox::drain(app).await?;
     if !app.mailer.can_send() {

@@ -173,7 +173,7 @@ impl<'a> Throttle<'a> {
     /// Counts a mail of this purpose to a recipient.
     ///
     /// [`recovery`](super::recovery) must not return this error to the client, because the error shows that others have requested
-    /// links to this address.
+    /// links to this address. A registration returns it, since it shows anyway whether the address has an account.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if too many such mails were requested.

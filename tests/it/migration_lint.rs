@@ -280,6 +280,18 @@ fn a_valid_constraint_allows_set_not_null() {
     // PostgreSQL drops the constraint before it sets NOT NULL.
     assert_eq!(rules(format!("{validate};\n{set}, DROP CONSTRAINT c;")), ["2 not-null"]);
     assert_eq!(rules(format!("{validate};\n{};", set.replace('x', "y"))), ["2 not-null"]);
+    for (condition, is_proof) in [
+        ("((x IS NOT NULL))", true),
+        ("((x IS NOT NULL) OR (y IS NOT NULL))", false),
+        ("(((x IS NOT NULL)) OR y)", false),
+        ("(x IS NOT NULL OR y)", false),
+    ] {
+        let add = add.replace("(x IS NOT NULL)", condition);
+        let second = format!("{validate};\n{set};\n{drop};");
+        let folder = Folder::new(&[["2099-01-01-000000_a", &add, ""], ["2099-01-02-000000_b", &second, ""]]);
+        let expected: &[&str] = if is_proof { &[] } else { &["2 not-null"] };
+        assert_eq!(broken_rules(&folder.migrations(), false), expected, "{condition}");
+    }
     // An older migration, which the linter does not check, may have added the constraint.
     let folder = Folder::new(&[
         ["2020-01-01-000000_a", &format!("{add}; {validate};"), ""],

@@ -73,7 +73,7 @@ impl LoggedUser {
 }
 
 impl CallerIds {
-    /// Returns a context with these ids.
+    /// Returns a copy of `context` with these ids.
     pub(in crate::api) fn in_context(self, context: &RequestContext) -> RequestContext {
         match self {
             Self::Session { user_id, session_id } => context.signed_in(user_id, session_id),

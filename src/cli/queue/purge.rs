@@ -24,7 +24,7 @@ const PURGEABLE_STATES: &[State] = &[State::Failed, State::Queued, State::Schedu
 #[command(group = clap::ArgGroup::new("target").required(true).args(["queue", "owner"]))]
 pub(super) struct Args {
     queue: Option<String>,
-    /// Id of a user.
+    /// Delete the failed and waiting jobs of the user with this id, and tell the running ones to stop.
     #[arg(long, value_name = "ID", allow_negative_numbers = true)]
     owner: Option<i64>,
     /// The state of the jobs.

@@ -62,7 +62,7 @@ pub async fn schema_file(mut conn: &AsyncPgConnection) -> anyhow::Result<String>
             .primary_key
             .as_deref()
             .with_context(|| format!("the table {name} has no primary key, which diesel requires"))?;
-        let columns: String = table.iter().map(column).collect();
+        let columns: String = table.iter().map(column_line).collect();
         text += &format!("\ndiesel::table! {{\n    {name} ({key}) {{\n{columns}    }}\n}}\n");
         names.push(name.as_str());
     }
@@ -74,7 +74,8 @@ pub async fn schema_file(mut conn: &AsyncPgConnection) -> anyhow::Result<String>
     Ok(text)
 }
 
-fn column(column: &Column) -> String {
+/// Returns the line of a column in `diesel::table!`.
+fn column_line(column: &Column) -> String {
     let Column { column_name: name, type_name, is_nullable, .. } = column;
     let kind = match type_name.strip_prefix('_') {
         Some(item) => format!("Array<Nullable<{}>>", capitalized(item)),

@@ -289,8 +289,8 @@ impl<'a> Bench<'a> {
         figures.login.add(self.run_load(&self.login).await?);
         sleep(SETTLE_TIME).await;
         figures.alone.add(self.run_load(&self.few).await?);
-        let (beside, flood) = self.measure_flood().await?;
-        figures.beside.add(beside);
+        let (during_flood, flood) = self.measure_flood().await?;
+        figures.during_flood.add(during_flood);
         figures.flood.add(flood);
         sleep(SETTLE_TIME).await;
         Ok(())
@@ -329,10 +329,10 @@ impl<'a> Bench<'a> {
     /// Measures `/users/me` during a flood of logins. Returns the results of `/users/me`, then those of the logins.
     async fn measure_flood(&self) -> Result<(Sample, Sample)> {
         let (url, dir) = (self.fixture.url(), self.fixture.dir());
-        let beside = async {
+        let during_flood = async {
             sleep(Duration::from_secs(FLOOD_MARGIN_SECONDS)).await;
             self.few.run(&url, dir, self.seconds).await
         };
-        tokio::try_join!(beside, self.flood.run(&url, dir, self.seconds + 2 * FLOOD_MARGIN_SECONDS))
+        tokio::try_join!(during_flood, self.flood.run(&url, dir, self.seconds + 2 * FLOOD_MARGIN_SECONDS))
     }
 }

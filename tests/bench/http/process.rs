@@ -62,14 +62,14 @@ fn start_watcher(process: &Child) -> Result<Child> {
     start(&mut watcher)
 }
 
-/// Runs a program that generates load for a number of seconds. Returns its output.
+/// Runs a program, for at most [`STEP_TIMEOUT`] and `seconds`. Returns its output.
 pub async fn run_for(mut command: Command, seconds: u64) -> Result<String> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     let child = start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let _watcher = start_watcher(&child)?;
     let limit = STEP_TIMEOUT + Duration::from_secs(seconds);
     let ended = timeout(limit, child.wait_with_output()).await;
-    let output = ended.with_context(|| format!("{name} does not exit"))??;
+    let output = ended.with_context(|| format!("{name} has not ended in {limit:?}"))??;
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{name} failed with {}:\n{text}{errors}", output.status);
     Ok(text.into_owned())

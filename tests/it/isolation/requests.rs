@@ -22,7 +22,7 @@ pub struct Operation {
     document: Value,
 }
 
-/// Returns the operations of members: those whose path begins with an organization. Operations of platform admins are
+/// Returns the operations of members: those whose path begins with `/api/v1/orgs/{org}`. Operations of platform admins are
 /// not among them.
 pub async fn operations(app: &TestApp) -> Vec<Operation> {
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;

@@ -40,6 +40,7 @@ impl Account {
 
     /// Makes a command run under this account.
     pub fn apply(self, command: &mut Command) {
+        // The account may not be permitted to enter the current directory.
         command.current_dir("/");
         if let Some((user, group)) = self.0 {
             command.uid(user).gid(group);

@@ -123,11 +123,18 @@ fn not_null_column(mut constraint: Cursor<'_>) -> Option<String> {
     if !constraint.skip("check") {
         return None;
     }
+    let mut open = 0;
     while constraint.is_at_symbol('(') {
         constraint.next();
+        open += 1;
     }
     let column = constraint.name()?;
-    (constraint.skip("is not null") && constraint.is_at_symbol(')')).then_some(column)
+    if !constraint.skip("is not null") {
+        return None;
+    }
+    // If all parentheses close here, the condition has no other part.
+    let closed = constraint.0.iter().take_while(|token| token.is_symbol(')')).count();
+    (closed == open).then_some(column)
 }
 
 /// Returns the rule that an action other than ADD and VALIDATE breaks, if any. `valid` has the valid NOT NULL constraints of

@@ -73,7 +73,7 @@ fn lint_strings(linter: &mut Linter<'_>, statement: &[Token], place: Place) -> V
     }
 }
 
-/// Returns whether a statement of PL/pgSQL gives a variable a value.
+/// Returns whether a statement of PL/pgSQL looks like an assignment.
 fn is_assignment(statement: &[Token]) -> bool {
     let has_colon = statement.windows(2).any(|pair| pair[0].is_symbol(':') && pair[1].is_symbol('='));
     has_colon || statement.get(1).is_some_and(|second| second.is_symbol('='))

@@ -48,7 +48,7 @@ impl Linter<'_> {
         }
     }
 
-    /// Returns whether a condition compares a column with a value, so that it may select a few rows. A comparison of two
+    /// Returns whether a condition probably compares a column with a value, so that it may select a few rows. A comparison of two
     /// columns, such as in a join, may be true for all rows.
     fn is_selective(&self, condition: &[Token]) -> bool {
         let has_column = condition
