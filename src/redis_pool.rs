@@ -132,7 +132,7 @@ impl RedisPool {
         self.breaker.call(script.invoke_async(&mut self.within(self.breaker.timeout))).await
     }
 
-    /// Sends a command for a caller that can continue without Redis, through `breaker` and within its timeout.
+    /// Sends a command for a caller that can continue without Redis, through `breaker` and within its timeout and 100 ms.
     ///
     /// # Errors
     /// As [`Self::try_invoke`].
@@ -254,7 +254,7 @@ pub struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Creates a closed circuit breaker. [`RedisPool::try_command`] gives each command at most `timeout`.
+    /// Creates a closed circuit breaker. [`RedisPool::try_command`] gives each command at most `timeout` and 100 ms.
     pub fn new(timeout: Duration) -> Self {
         Self { timeout, failed_at: Arc::default() }
     }

@@ -39,7 +39,8 @@ pub(super) fn report_regularly(
     }))
 }
 
-/// Checks that at least one worker runs, and that each running worker has made progress in the last `max_age`.
+/// Checks that at least one running worker has a file in the directory of the settings, and that each of these workers has
+/// made progress in the last `max_age`.
 ///
 /// # Errors
 /// If no worker runs, a worker makes no progress, or the files cannot be read. The message names the workers without
@@ -187,7 +188,7 @@ struct Reporter {
     /// `None` before the first report, and after a failure to create the file.
     file: Option<LivenessFile>,
     reported_count: Option<u64>,
-    /// Whether the last report has failed.
+    /// Whether the last attempt to write the file has failed.
     has_failed: bool,
 }
 
@@ -251,7 +252,7 @@ mod tests {
         assert!(error_of(&worker).contains("no worker reports in"));
         worker.report(1);
         check(&worker.settings, MAX_AGE).unwrap();
-        // A time in the future counts as a missing report too: the clock was set back.
+        // A time far in the future counts as a missing report too: the clock was set back.
         for time in [SystemTime::now() - 2 * MAX_AGE, SystemTime::now() + 2 * MAX_AGE] {
             set_time(&worker, time);
             worker.report(1);

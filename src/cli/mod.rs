@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn run(self, findings: &Findings) -> ExitCode {
-        if !self.command.reports_warnings()
+        if !self.command.reports_exposed_secrets()
             && let Some(warning) = findings.exposed_secrets()
         {
             let _ = writeln!(std::io::stderr(), "warning: {warning}");
@@ -144,8 +144,8 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 impl Command {
-    /// Returns whether the command itself logs or prints the warnings about its settings.
-    fn reports_warnings(&self) -> bool {
+    /// Returns whether the command itself logs or prints the warning about secrets on the command line.
+    fn reports_exposed_secrets(&self) -> bool {
         matches!(self, Self::Serve(_) | Self::Worker(_) | Self::Doctor(_))
     }
 
@@ -183,8 +183,8 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
     result
 }
 
-/// Prints the message of clap. If it is a help text, the printed help also has the environment variables with their values.
-/// Returns the exit code.
+/// Prints the message of clap. If it is a help text, the printed help also has the environment variables, and the
+/// values of those that are not secret. Returns the exit code.
 fn print_usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let is_help =
         matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);

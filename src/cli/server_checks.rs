@@ -19,11 +19,11 @@ const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const FIRST_DATABASE_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 const MAX_DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(4);
 
-/// Waits until PostgreSQL can be used, up to `DATABASE_WAIT_SECONDS`, and warns if it has too few connections for this
+/// Connects to PostgreSQL, with retries for up to `DATABASE_WAIT_SECONDS`, and warns if it has too few connections for this
 /// process. Returns the connection.
 ///
 /// # Errors
-/// If PostgreSQL cannot be used within this time, or for a reason that no retry resolves, such as a wrong password.
+/// If no attempt in this time succeeds, or an attempt fails for a reason that no retry resolves, such as a wrong password.
 pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPgConnection> {
     let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
     let (deadline, mut pause) = (Instant::now() + limit, FIRST_DATABASE_RETRY_INTERVAL);

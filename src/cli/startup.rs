@@ -29,7 +29,7 @@ const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 /// Refuses settings that are invalid, or unsafe in production.
 ///
 /// # Errors
-/// If a setting is refused. The message has all problems that were found, each with its fix.
+/// If a setting is refused. The message has all problems that were found.
 pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Result<()> {
     let invalid = invalid_settings(config, http);
     let unsafe_settings = config.unsafe_settings();

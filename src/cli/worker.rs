@@ -26,12 +26,12 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas worker --queues critical,default   take from critical first\n  \
     saas worker --queues critical:6,low:1   prefer critical in six of seven cases\n  \
-    saas worker --burst                     run until the queues are empty, then exit")]
+    saas worker --burst                     run until no job may start, then exit")]
 pub(super) struct Args {
     /// Queues to take jobs from, in the order of their priority, or with weights.
     #[arg(long, default_value = "default", value_name = "NAMES")]
     queues: Queues,
-    /// Exit when the queues are empty.
+    /// Exit when no job runs and none may start.
     #[arg(long)]
     burst: bool,
     /// Do not move delayed jobs that are due, cron jobs and the jobs of dead workers to the queues, and do not delete expired
@@ -85,12 +85,13 @@ pub(super) fn retention(settings: &config::Worker) -> Retention {
     }
 }
 
-/// Runs jobs until a shutdown is requested or, with `burst`, until the queues are empty. Before that, enqueues the jobs of the
-/// outbox if the worker runs the product's own jobs. Updates the liveness file of the worker, also while the worker waits for
-/// PostgreSQL or Redis: the worker counts as healthy then, because a restart would not help.
+/// Runs jobs until a shutdown is requested or, with `burst`, until no job runs and none may start. Before that, enqueues the
+/// jobs of the outbox if the worker runs the product's own jobs. Updates the liveness file of the worker, also while the worker
+/// waits for PostgreSQL or Redis: the worker counts as healthy then, because a restart would not help.
 ///
 /// # Errors
-/// As [`Worker::new`], [`wait_for_database`], [`check_tenant_role`], [`wait_for_usable_redis`] and [`Worker::run`].
+/// As [`Worker::new`], [`wait_for_database`], [`migrations::pending`], [`check_tenant_role`], [`wait_for_usable_redis`] and
+/// [`Worker::run`].
 pub(super) async fn work(
     app: App,
     options: Options,

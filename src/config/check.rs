@@ -75,7 +75,7 @@ impl Worker {
 }
 
 impl Config {
-    /// Returns the problems of invalid settings, each with its fix.
+    /// Returns the problems of invalid settings.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.logs.problem().into_iter().chain(self.database.problem()).collect();
         problems.extend(self.redis.problems());
@@ -84,7 +84,7 @@ impl Config {
         problems
     }
 
-    /// Returns the problems of invalid settings of the cache, each with its fix.
+    /// Returns the problems of invalid settings of the cache.
     pub fn cache_problems(&self) -> Vec<String> {
         self.redis_options.cache(&self.redis).map(|cache| cache.problems()).unwrap_or_default()
     }

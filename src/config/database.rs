@@ -21,8 +21,8 @@ pub struct Database {
     /// servers, only a server that accepts writes is used.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub database_url: Option<SecretString>,
-    /// PostgreSQL connection URL for `saas migrate` and `saas serve --migrate`, if DATABASE_URL leads to a pooler such as
-    /// PgBouncer: the URL of the same database without the pooler.
+    /// PostgreSQL connection URL for migrations, if DATABASE_URL leads to a pooler such as PgBouncer: the URL of the same
+    /// database without the pooler.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub database_direct_url: Option<SecretString>,
     /// PostgreSQL host, if there is no DATABASE_URL. A path is the directory of its socket.
@@ -89,13 +89,13 @@ impl Database {
         secret(&self.database_url).is_some() || given(self.postgres_server.as_deref()).is_some()
     }
 
-    /// Returns the first problem of these settings, with its fix; `None` if they are valid.
+    /// Returns the first problem of these settings; `None` if they are valid.
     pub fn problem(&self) -> Option<String> {
         self.options().and_then(|_| self.direct_options()).err().map(|error| error.to_string())
     }
 
     /// Returns the first weakness, with its fix: a connection to another machine that may be unencrypted, or does not verify the
-    /// certificate. `None` if there is none, or the settings are invalid.
+    /// certificate. `None` if there is none. Skips invalid settings.
     pub fn weakness(&self) -> Option<String> {
         let weakness = self.options().ok().and_then(|options| options.weakness("DATABASE_URL"));
         let direct =

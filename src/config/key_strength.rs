@@ -88,7 +88,7 @@ fn unpredictable_bytes(key: &str) -> usize {
     is_predictable.iter().filter(|predictable| !**predictable).count()
 }
 
-/// Returns the letter that a digit or sign replaces, as in `s3cr3t`.
+/// Returns the letter that a digit or sign replaces, as in `s3cr3t`, or any other byte unchanged.
 fn letter_of(byte: u8) -> u8 {
     match byte {
         b'0' => b'o',

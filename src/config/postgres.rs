@@ -124,7 +124,8 @@ impl PostgresOptions {
             }
         };
         let server = self.servers.iter().find(|server| is_remote(server))?;
-        // If channel binding is required, the login proves that the server knows the password (RFC 5802 section 6).
+        // If channel binding is required, the login fails unless TLS ends at a server that knows the password (RFC 5802
+        // section 6).
         let is_bound = self.connection.get_channel_binding() == ChannelBinding::Require;
         match self.tls.mode {
             SslMode::Disable | SslMode::Allow | SslMode::Prefer if !is_bound => {

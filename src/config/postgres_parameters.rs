@@ -7,7 +7,7 @@ use tokio_postgres::config::ChannelBinding;
 use super::postgres::{ParsedParameters, PostgresOptions, SessionAttrs, SslMode};
 
 /// The accepted parameters. The parameters of GSSAPI have no effect, as in a libpq that is built without GSSAPI, but
-/// `gssencmode=require` is refused.
+/// `gssencmode` must be `disable` or `prefer`.
 const SUPPORTED: &str = "host hostaddr port dbname user password connect_timeout target_session_attrs \
     load_balance_hosts sslmode ssl sslrootcert sslcert sslkey sslnegotiation sslsni ssl_min_protocol_version \
     ssl_max_protocol_version channel_binding application_name options client_encoding keepalives keepalives_idle \

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 /// override earlier ones of the same name. Several hosts are one value, separated by commas, and so are their ports.
 ///
 /// # Errors
-/// If the text is not a URL. The message contains no part of the text, because any part may belong to the password.
+/// If the text is not a valid URL. The message contains no part of the text, because any part may belong to the password.
 pub(super) fn parameters(url: &str) -> Result<Vec<(String, String)>, String> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (login, place) = base.split_once('@').unwrap_or(("", base));

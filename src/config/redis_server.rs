@@ -99,13 +99,13 @@ impl Redis {
         self.servers().map_or_else(|_| "the configured address".into(), |servers| servers.location())
     }
 
-    /// Returns the first problem of these settings with its fix, or an empty list if they are valid.
+    /// Returns the first problem of these settings, or an empty list if they are valid.
     pub fn problems(&self) -> Vec<String> {
         self.endpoints().err().map(|error| error.to_string()).into_iter().collect()
     }
 
     /// Returns the first weakness, with its fix: a connection to another machine that is unencrypted, or does not verify the
-    /// certificate. `None` if there is no such connection, or the settings are invalid.
+    /// certificate. `None` if there is no such connection, or the address is invalid.
     pub(super) fn weakness(&self) -> Option<String> {
         let (servers, setting) = (self.servers().ok()?, self.url_setting);
         let scheme = servers.tls_scheme();

@@ -19,7 +19,7 @@ impl<T> Setting<T> {
     /// Returns the value, or `None` if the setting is absent or blank.
     ///
     /// # Errors
-    /// If the text is invalid; the message names the setting and the expected form.
+    /// If the text is invalid; the message names the setting.
     pub fn get(&self) -> anyhow::Result<Option<&T>> {
         match &self.0 {
             Ok(value) => Ok(value.as_ref()),
@@ -69,7 +69,7 @@ where
 pub(super) fn port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(port @ 1..) => Ok(port),
-        // If a namespace has a service named `redis`, Kubernetes sets REDIS_PORT=tcp://... in the pods of the namespace.
+        // If a namespace has a service named `redis`, Kubernetes sets REDIS_PORT=tcp://... in its pods by default.
         _ if text.contains("://") && !text.contains('@') => Err(format!(
             "is {text:?}, which Kubernetes sets because of a service with this name: set the URL of the server instead, \
              or `enableServiceLinks: false` in the pod"

@@ -26,8 +26,8 @@ impl Config {
         warnings
     }
 
-    /// Returns warnings about settings that are unsafe in production, each with its fix. `saas serve` and `saas worker` start
-    /// with these settings: `DEBUG` may be intended, and an unencrypted connection may be acceptable in a private network.
+    /// Returns warnings about settings that are unsafe in production. `saas serve` and `saas worker` start with these
+    /// settings: `DEBUG` may be intended, and an unencrypted connection may be acceptable in a private network.
     pub fn weaknesses(&self) -> Vec<String> {
         let mut list = Vec::new();
         if self.core.debug {

@@ -96,7 +96,7 @@ impl Server {
 /// Creates the database cluster in `dir/data`.
 ///
 /// The cluster is created under a temporary name and then renamed, so that an interrupted attempt leaves no incomplete
-/// cluster.
+/// cluster in `dir/data`.
 async fn init_cluster(
     initdb: &Path,
     dir: &Path,

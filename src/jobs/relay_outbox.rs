@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// Enqueues the jobs that remain in the tables `job_outbox` and `outbox`, for example after a crash or an outage of Redis. Also
-/// deletes mails that are too old to be sent. Sets aside for an operator jobs that may have run, and jobs of more than a
-/// day that the queue refuses or this release cannot read. Runs every minute.
+/// deletes mails that are too old to be sent. Sets aside for an operator jobs that may have run but of which the queue has no
+/// record, and jobs of at least a day that the queue refuses or this release cannot read. Runs every minute.
 #[derive(Serialize, Deserialize)]
 pub struct RelayOutbox {}
 

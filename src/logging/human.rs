@@ -159,7 +159,7 @@ fn quoted(value: &str) -> Cow<'_, str> {
     if is_plain { value.into() } else { format!("{value:?}").into() }
 }
 
-/// Returns the end of a UUID, which is random in versions 4 and 7. Other ids are not shortened.
+/// Returns the end of an id with the length of a UUID, whose end is random in versions 4 and 7. Returns other ids unchanged.
 fn shortened_id(id: &str) -> &str {
     if id.len() == UUID_CHARS { id.get(UUID_CHARS - SHORT_ID_CHARS..).unwrap_or(id) } else { id }
 }

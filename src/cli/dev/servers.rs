@@ -20,7 +20,7 @@ impl Servers {
     pub(super) async fn start(&mut self, config: &mut Config, dir: &Path) -> anyhow::Result<()> {
         if !config.database.is_set() {
             let server = Server::postgres(dir, Purpose::Development).await?;
-            // Replaces all settings of PostgreSQL, so that none of them applies to the private server.
+            // Replaces all settings of the connection, so that none of them applies to the private server.
             config.database = Database::at(server.url.clone());
             self.postgres = Some(server);
         }

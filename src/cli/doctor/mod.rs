@@ -31,9 +31,9 @@ use crate::{
 
 /// Check that the product can run here.
 ///
-/// Prints one line for each result, and the fix beside each failure: settings, HTTP, mail, links, two-factor, PostgreSQL, its
-/// connections, session, migrations, privileges, tenants, admins, outbox, addresses, clock, Redis, cache, disk. The settings
-/// are those of `saas serve` and `saas worker`. While `saas dev` runs in this directory, its servers are checked, unless the
+/// Prints one line for each result, and the fix beside a failure with a known cause: settings, HTTP, mail, links, two-factor,
+/// PostgreSQL, its connections, session, migrations, privileges, tenants, admins, outbox, addresses, clock, Redis, cache, disk.
+/// The settings are those of `saas serve` and `saas worker`. While `saas dev` runs in this directory, its servers are checked, unless the
 /// settings name others or have DEBUG=false. Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(

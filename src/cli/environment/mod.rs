@@ -36,7 +36,7 @@ use value::{check_flag, double_quoted, normal_form, read_secret, trimmed};
 
 const DOTENV_FILE: &str = ".env";
 
-/// The variables of `.env`. The methods also read the environment of the process.
+/// The variables of `.env`, and the names of the settings. [`Self::settings`] also reads the environment of the process.
 pub(super) struct Environment {
     names: Names,
     dotenv: Dotenv,
@@ -65,8 +65,8 @@ pub(super) fn without_variables(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(without_variables)
 }
 
-/// Chooses the variable that the help of each argument shows with its value: the present name or, if only the name of an
-/// earlier release is set, that name. If the variable is blank, the help shows no variable, since clap would refuse the value.
+/// Chooses the variable that the help of each argument shows: the present name or, if only the name of an earlier release is
+/// set, that name. If the variable is blank, the help shows no variable, since clap may refuse a blank value.
 pub(super) fn with_variables(command: clap::Command) -> clap::Command {
     command.mut_args(choose_variable).mut_subcommands(with_variables)
 }
@@ -149,7 +149,7 @@ impl Environment {
     /// the file that `<NAME>_FILE` names. `None` if none of these is set.
     ///
     /// # Errors
-    /// A message if both a variable and a file are set, or the file cannot be read.
+    /// A message if both a variable and a file are set, or [`read_secret`] fails.
     fn find(&self, name: &str, is_secret: bool) -> Result<Option<Found>, String> {
         let direct =
             self.variable(name).or_else(|| old_names(name).find_map(|old_name| self.variable(old_name)));

@@ -37,7 +37,7 @@ pub(super) fn double_quoted(value: &str) -> String {
 /// Parses one flag without the others. So the caller can report the invalid values of all settings together.
 ///
 /// # Errors
-/// If the value is invalid; the message is that of clap in one line.
+/// If the value is invalid; the message is the first paragraph of clap's, in one line.
 pub(super) fn check_flag(arg: &Arg, flag: &OsStr) -> Result<(), String> {
     let arg = arg.clone().env(None::<&'static str>);
     let command = clap::Command::new("saas").no_binary_name(true).arg(arg);

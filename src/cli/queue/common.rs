@@ -34,7 +34,8 @@ pub(super) fn open(settings: &Redis) -> anyhow::Result<Queue> {
 /// Returns the state of a queue.
 ///
 /// # Errors
-/// If there is no such queue; the message lists the existing queues. Also the errors of [`Queue::queue`].
+/// If there is no such queue; the message lists the existing queues. Also the errors of [`Queue::queue`] and
+/// [`Queue::queues`].
 pub(super) async fn existing_queue(queue: &Queue, name: &str) -> anyhow::Result<QueueInfo> {
     if let Some(info) = queue.queue(name).await? {
         return Ok(info);

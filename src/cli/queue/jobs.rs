@@ -72,7 +72,7 @@ struct Page {
     #[arg(long, default_value_t = 0, value_name = "N",
         value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     offset: u64,
-    /// Print JSON, with complete errors, and with payloads of up to 16 KiB.
+    /// Print JSON, with complete errors, and with the payloads of jobs of up to 16 KiB.
     #[arg(long)]
     json: bool,
 }

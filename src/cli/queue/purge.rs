@@ -19,7 +19,8 @@ const PURGEABLE_STATES: &[State] = &[State::Failed, State::Queued, State::Schedu
 /// With --owner, deletes the failed and the waiting jobs that this user has enqueued, in all queues, and tells the running
 /// ones to stop. Emails of the product to the user are not deleted.
 ///
-/// Asks for confirmation. Without a terminal, --yes is required. Without --owner, jobs that are added during the command stay.
+/// Asks for confirmation, unless the queue has no such jobs. Without a terminal, --yes is required. Without --owner, jobs that
+/// are added during the command stay.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["queue", "owner"]))]
 pub(super) struct Args {

@@ -25,7 +25,7 @@ const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
 /// Show the state of each queue.
 ///
-/// OLDEST is the age of the oldest job that is next in the queue or in one of its groups: the time since the job was enqueued,
+/// OLDEST is the age of the oldest job that is next in the queue or in one of its groups: the time since the job was created,
 /// including delays and retries. FINISHED counts all jobs that have finished since the queue was created. The other numbers
 /// count the present jobs.
 #[derive(clap::Args)]

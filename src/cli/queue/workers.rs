@@ -11,7 +11,7 @@ use crate::config::Redis;
 
 /// List the running workers.
 ///
-/// UP is the time since the worker started, BEAT the time since its last heartbeat.
+/// UP is the time since the worker started, BEAT the time since its last heartbeat. A worker that was killed is listed for 30 s.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Print JSON.
