@@ -97,7 +97,7 @@ fn refuse_directory_of_others(dir: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(dir)?;
     match found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() {
         true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user")),
+        false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a directory of this user")),
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// Queues to take jobs from, in the order of their priority, or with weights.
     #[arg(long, default_value = "default", value_name = "NAMES")]
     queues: Queues,
-    /// Exit when no job runs and none may start.
+    /// Exit when no job runs and none may start. Waits for rate limits.
     #[arg(long)]
     burst: bool,
     /// Do not move delayed jobs that are due, cron jobs and the jobs of dead workers to the queues, and do not delete expired

@@ -127,7 +127,7 @@ impl ParsedParameters {
                 connection.channel_binding(choose(name, value, CHANNEL_BINDINGS)?);
             }
             _ if name.starts_with("ssl") => self.set_tls(name, value)?,
-            _ => self.set_socket(name, value)?,
+            _ => self.set_other(name, value)?,
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ impl ParsedParameters {
         Ok(())
     }
 
-    fn set_socket(&mut self, name: &str, value: &str) -> Result<(), String> {
+    fn set_other(&mut self, name: &str, value: &str) -> Result<(), String> {
         let connection = &mut self.options.connection;
         match name {
             "keepalives" => {

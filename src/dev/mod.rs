@@ -1,5 +1,5 @@
-//! Private PostgreSQL and Redis servers for `saas dev`, `saas migrate schema` and the tests. They stop when the process that
-//! has started them ends.
+//! Private PostgreSQL and Redis servers for `saas dev`, `saas migrate schema`, the tests and the benchmarks. They stop when the
+//! process that has started them ends.
 //!
 //! | file | concern |
 //! |---|---|

@@ -19,7 +19,7 @@ const DATABASE_IDENTITY: &str = "SELECT current_database() || ' of the server th
     || to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || ' UTC' AS value";
 
 impl Args {
-    /// Compares the number of connections that the server allows with the number that a process opens.
+    /// Compares the numbers of connections that the server allows and has free with the number that a process opens.
     pub(super) async fn connections(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let budget = ConnectionBudget::read(conn, self.config.database_pool.database_pool_size).await?;
         match budget.problem() {

@@ -33,8 +33,8 @@ use crate::{
 ///
 /// Prints one line for each result, and the fix beside a failure with a known cause: settings, HTTP, mail, links, two-factor,
 /// PostgreSQL, its connections, session, migrations, privileges, tenants, admins, outbox, addresses, clock, Redis, cache, disk.
-/// The settings are those of `saas serve` and `saas worker`. While `saas dev` runs in this directory, its servers are checked, unless the
-/// settings name others or have DEBUG=false. Exits with 1 if a check fails.
+/// The settings are those of `saas serve` and `saas worker`. While `saas dev` runs in this directory, its servers are checked,
+/// unless the settings name others or have DEBUG=false. Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  saas doctor\n  saas doctor --generate-secret    print a value for SECRET_KEY or TWO_FACTOR_KEY"

@@ -49,8 +49,8 @@ impl fmt::Display for Place {
 }
 
 impl Findings {
-    /// Returns whether one of `self.problems` names the setting with which `problem` begins. Then `problem` is a consequence: a
-    /// setting whose value cannot be read counts as not set.
+    /// Returns whether one of `self.problems` contains the first word of `problem`, which usually is the name of a setting. Then
+    /// `problem` is a consequence: a setting whose value cannot be read counts as not set.
     pub(in crate::cli) fn explains(&self, problem: &str) -> bool {
         let name = problem.split(' ').next();
         let is_name = |c: char| c.is_alphanumeric() || c == '_';
