@@ -51,8 +51,8 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Parses the command line and runs the subcommand. Exit codes: 0 success, 1 failure, 2 wrong usage or a setting that cannot
-/// be read or parsed.
+/// Parses the command line and runs the subcommand. Exit codes: 0 success, 1 failure, 2 wrong usage or, except for `saas
+/// doctor`, a setting that cannot be read or parsed.
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let command = Cli::command();

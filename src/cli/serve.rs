@@ -135,9 +135,9 @@ async fn check_migrations(app: &App, migrate: bool, conn: AsyncPgConnection) -> 
     Ok(())
 }
 
-/// Serves requests until a shutdown is requested. Then waits for running requests, for up to `SHUTDOWN_TIMEOUT_SECONDS`, and
-/// writes the times of use of sessions and API keys that are not in the database yet. A second request to shut down ends both
-/// waits.
+/// Serves requests until a shutdown is requested, and for `SHUTDOWN_DELAY_SECONDS` more. Then waits for running requests, for
+/// up to `SHUTDOWN_TIMEOUT_SECONDS`, and writes the times of use of sessions and API keys that are not in the database yet. A
+/// second request to shut down ends all waits.
 ///
 /// # Errors
 /// If a setting is invalid or the listener fails.

@@ -3,7 +3,7 @@
 //! | file | concern |
 //! |---|---|
 //! | `stats`, `workers` | the state of the queues, and the running workers |
-//! | `jobs` | the jobs of a queue, and one job |
+//! | `jobs` | lists of jobs, and one job |
 //! | `control`, `purge` | requeue, cancel, pause, resume, limit; delete |
 //! | `relocate` | move jobs to another prefix or server |
 //! | `table` | the format of tables, times and texts |
