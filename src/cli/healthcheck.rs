@@ -24,8 +24,8 @@ const MAX_RESPONSE_BYTES: u64 = 4_096;
 /// Exit with 0 if the local server is up, for a container's health check. With --worker, if the workers make progress.
 ///
 /// --worker checks the running workers that have a file in WORKER_HEALTH_DIR, by default those of this user on this machine or
-/// in this container, and fails if there is none. A worker that waits for Redis or PostgreSQL, or whose jobs run for hours, is healthy. A worker that is suspended (SIGSTOP) or
-/// hangs, or whose jobs block the async runtime, is unhealthy.
+/// in this container, and fails if there is none. A worker that waits for Redis or PostgreSQL, or whose jobs run for hours, is
+/// healthy. A worker that is suspended (SIGSTOP) or hangs, or whose jobs block the async runtime, is unhealthy.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas healthcheck && echo up\n  saas healthcheck --worker")]
 pub(super) struct Args {

@@ -69,7 +69,8 @@ where
 pub(super) fn port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(port @ 1..) => Ok(port),
-        // If a namespace has a service named `redis`, Kubernetes sets REDIS_PORT=tcp://... in its pods by default.
+        // If a namespace has a service named `redis`, Kubernetes by default sets REDIS_PORT=tcp://... in the pods of the
+        // namespace.
         _ if text.contains("://") && !text.contains('@') => Err(format!(
             "is {text:?}, which Kubernetes sets because of a service with this name: set the URL of the server instead, \
              or `enableServiceLinks: false` in the pod"
