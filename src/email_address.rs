@@ -33,7 +33,7 @@ pub struct EmailAddress {
 }
 
 impl EmailAddress {
-    /// Parses the address of an account.
+    /// Parses an address.
     ///
     /// IP addresses and domains without a dot are refused, because mail servers usually cannot deliver mail to them.
     /// Characters that are invisible or need quotes are refused in the local part.
@@ -112,8 +112,8 @@ fn unquoted(local: &str) -> Option<String> {
     Some(text)
 }
 
-/// An address that a client has sent, in the forms by which an account is found. The address may be invalid, because an account
-/// of an earlier release may have an address that this release does not accept.
+/// An address in the forms by which an account is found. The address may be invalid, because an account of an earlier release may
+/// have an address that this release does not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmailLookup {
     /// The address, trimmed and in lower case. Earlier releases have stored addresses in this form.
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_stored_in_a_readable_form_and_mailed_in_ascii() {
+    fn an_address_is_stored_in_lower_case_and_mailed_with_the_domain_in_ascii() {
         for (text, stored, mailed) in [
             (" Ada@Example.COM", "ada@example.com", "Ada@example.com"),
             ("ada@BÜCHER.example", "ada@bücher.example", "ada@xn--bcher-kva.example"),

@@ -1,7 +1,7 @@
 //! The form of API keys: `saas_`, 40 random characters, `_` and a checksum of 6 characters.
 //!
-//! Programs that look for secrets in code and logs recognize the form. By the checksum, the server refuses a mistyped or
-//! shortened key without a query. The checksum does not prove that a key is genuine: anyone can compute it.
+//! Programs that look for secrets in code and logs can recognize the form. By the form and the checksum, the server refuses a
+//! mistyped or shortened key without a query. The checksum does not prove that a key is genuine: anyone can compute it.
 
 use super::opaque_token::random_bytes;
 use crate::error::Result;

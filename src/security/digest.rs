@@ -2,8 +2,8 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-/// Returns the SHA-256 of a list of parts. The length of each part is hashed before the part, so two lists with the same
-/// concatenation have different hashes.
+/// Returns the SHA-256 of a list of parts. The length of each part is hashed before the part, so different lists have different
+/// hashes, even if their concatenations are equal.
 pub fn hash_parts(parts: &[&[u8]]) -> Vec<u8> {
     let mut context = Context::new(&SHA256);
     for part in parts {
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_with_the_same_concatenation_have_different_hashes() {
+    fn different_lists_have_different_hashes() {
         let hash = |parts: &[&str]| hash_parts(&parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
         assert_eq!(hash(&["ab", "c"]), hash(&["ab", "c"]));
         for other in [&["a", "bc"][..], &["abc"], &["ab", "c", ""], &["", "ab", "c"], &[]] {

@@ -31,7 +31,7 @@ impl OpaqueToken {
     }
 }
 
-/// Returns the SHA-256 of a text. The database stores only this hash of a token, an API key or a recovery code.
+/// Returns the SHA-256 of a text. The database stores this hash instead of a token, an API key or a recovery code.
 pub fn hash(text: &str) -> Vec<u8> {
     digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec()
 }
@@ -48,7 +48,7 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 
 /// Returns the refresh token that replaces `token`.
 ///
-/// The new token is an HMAC of `token`, not a random value. So a client that repeats a refresh gets the same
+/// The new token is an HMAC of `token`, not a random value. So a client that repeats a refresh within 10 seconds can get the same
 /// token again, although the database stores only hashes. Without the key, the new token cannot be computed.
 pub(super) fn next_refresh_token(key: &hmac::Key, token: &str) -> OpaqueToken {
     let tag = hmac::sign(key, &[b"successor of a refresh token\0", token.as_bytes()].concat());

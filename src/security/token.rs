@@ -20,7 +20,7 @@ const VERIFIED_CACHE_TOKENS: usize = 10_000;
 struct Claims {
     /// The user id.
     sub: String,
-    /// The session id. Callers of [`Tokens::verify`] refuse the token if the session has ended.
+    /// The session id.
     sid: Uuid,
     iss: String,
     /// Time of issue, in seconds since the Unix epoch.
@@ -41,7 +41,8 @@ pub struct Tokens {
     signing: EncodingKey,
     /// The current key, then the previous key if there was a rotation.
     verifying: Vec<DecodingKey>,
-    /// The keys of `verifying` in the form for HMAC. Refresh tokens and invitation tokens are derived from them.
+    /// The keys of `verifying` in the form for HMAC. The refresh tokens after the first one of a session, and invitation tokens,
+    /// are derived from them.
     mac_keys: Vec<hmac::Key>,
     validation: Validation,
     /// Lifetime of an access token in seconds.
@@ -89,7 +90,7 @@ impl Tokens {
         Ok((token, self.lifetime))
     }
 
-    /// Returns the user and session of a valid token. Does not check that the session is active: callers do.
+    /// Returns the user and session of a valid token. Does not check that the session is active.
     ///
     /// # Errors
     /// [`Error::InvalidToken`], without the reason, so that an attacker does not learn it.

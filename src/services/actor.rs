@@ -1,8 +1,8 @@
 //! The signed-in caller of a service, and the check that this caller is still allowed to make a change.
 //!
-//! An extractor of the API creates an [`Actor`] from a verified access token and a cached identity. The transaction of a change
-//! checks the actor again, against locked rows. For example, the caller may have lost the admin role since the request began
-//! (OWASP ASVS 5, 8.3.2).
+//! An extractor of the API creates an [`Actor`] from a verified access token and the [`Identity`] of its session. The transaction
+//! of a change checks the actor again, against locked rows. For example, the caller may have lost the admin role since the
+//! request began (OWASP ASVS 5, 8.3.2).
 
 use std::{ops::Deref, sync::Arc};
 
@@ -38,7 +38,7 @@ pub enum Requirement {
     Admin,
 }
 
-/// An actor who is an admin. The role is checked when this value is created, and again in the transaction.
+/// An actor who is an admin. The role is checked when this value is created, and again in the transaction of a change.
 #[derive(Clone)]
 pub struct AdminActor(Actor);
 
@@ -70,13 +70,13 @@ impl Actor {
         Ok(Self { identity, context, required })
     }
 
-    /// Returns the user, without the password hash. The values come from a cache and may be up to `IDENTITY_CACHE_MS`
-    /// old.
+    /// Returns the user, without the password hash. The values may come from a cache, whose values are at most
+    /// `IDENTITY_CACHE_MS` old.
     pub fn user(&self) -> &User {
         &self.identity.user
     }
 
-    /// Returns the session of the request. The values come from a cache and may be up to `IDENTITY_CACHE_MS` old.
+    /// Returns the session of the request, which may come from the same cache as [`Self::user`].
     pub fn session(&self) -> &Session {
         &self.identity.session
     }

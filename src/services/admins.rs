@@ -1,7 +1,7 @@
 //! Creation and promotion of admins, and the notices to other admins.
 //!
 //! Anyone can register with the address of another person. So a promotion requires a verified address. An account that is
-//! scheduled for deletion is not promoted, because the nightly job would delete the new admin. A promotion also revokes the
+//! scheduled for deletion is not promoted, because the nightly job could delete the new admin. A promotion also revokes the
 //! user's sessions, links and login challenges, and notifies the user and other admins.
 
 use chrono::Utc;

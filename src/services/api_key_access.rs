@@ -27,7 +27,7 @@ impl KeyHash {
 }
 
 /// Returns the key with this hash and the rights of its creator, from a cache whose values are at most `IDENTITY_CACHE_MS` old.
-/// The key may be expired or revoked. Calls `api_key_uses::record` for a valid key.
+/// The key may be expired or revoked. Calls `api_key_uses::record` unless the key or its secret has ended.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] if there is no such key; [`Error::Unavailable`] if PostgreSQL does not answer.

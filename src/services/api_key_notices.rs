@@ -40,8 +40,8 @@ pub(super) fn date_in_words(date: DateTime<Utc>) -> String {
     date.format("%-d %B %Y").to_string()
 }
 
-/// Sends the notices about keys that expire within seven days, once for each expiry. Leaves out keys that have a lifetime of at
-/// most seven days, and keys that another transaction has locked. Returns the number of announced keys.
+/// Sends the notices about active keys that expire within seven days, once for each expiry. Leaves out keys that have a lifetime
+/// of at most seven days, and keys that another transaction has locked. Returns the number of announced keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

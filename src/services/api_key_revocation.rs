@@ -30,10 +30,10 @@ pub struct LeakedKey {
     pub current_is_valid: bool,
 }
 
-/// Revokes the keys of which `texts` contains the current secret. For the secret from before the last rotation, revokes only
-/// that secret. The creator of each key and the owner of its organization get a mail, unless they are suspended in the
-/// organization, no longer members, deactivated or scheduled for deletion. Writes an audit entry and logs a security event for
-/// each key of which a secret was revoked.
+/// Revokes the keys of which `texts` contains the current secret. For the secret from before the last rotation, revokes only that
+/// secret. Writes an audit entry and logs a security event for each key of which a secret was revoked. The creator of the key and
+/// the owner of its organization get a mail, unless they are suspended in the organization, no longer members, deactivated or
+/// scheduled for deletion.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

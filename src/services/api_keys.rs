@@ -107,7 +107,7 @@ fn with_pending_use(app: &App, mut key: ApiKey) -> ApiKey {
 }
 
 /// Creates a key that acts on behalf of the actor. Notifies the owner of the organization and the actor by mail, as
-/// `api_key_notices::send` does; the actor only within the rate limit of these notices.
+/// `api_key_notices::send` does; an actor with an unverified address only within the rate limit of these notices.
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the scopes; [`Error::KeyLimit`] if the organization has [`MAX_KEYS`] valid keys; those of
@@ -122,7 +122,7 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
     let muted = (!may_notify).then(|| actor.user().id);
     let key = change(app, actor, Affected::Actor, async |tx, locked| {
         let org = org_access::lock(tx, access).await?.org;
-        // The lock of the organization serializes concurrent requests, so the count is exact.
+        // The lock of the organization serializes concurrent requests, so that they cannot exceed the limit together.
         if ApiKey::count_active(tx, org.id).await? >= MAX_KEYS {
             return Err(Error::KeyLimit { limit: MAX_KEYS });
         }

@@ -27,7 +27,8 @@ pub enum Action {
     EmailVerified,
     EmailChangeRequested,
     EmailChanged,
-    /// An invited user has set a password. [`Self::InvitationAccepted`] is about an invitation to an organization.
+    /// An invited user has set a password by the link of the invitation. [`Self::InvitationAccepted`] is about an invitation to
+    /// an organization.
     InviteAccepted,
     SessionOpened,
     SessionRevoked,
@@ -186,8 +187,8 @@ impl Entry {
         Self::about("invitation", id.to_string(), action).in_org(org_id)
     }
 
-    /// Adds the entry to the trail of an organization. Admins of the platform see the entry in the global trail, too, but
-    /// without the states before and after the change if the entry is about the data of the organization.
+    /// Adds the entry to the trail of an organization. Admins of the platform see the entry in the global trail, too, but without
+    /// the states before and after the change if the entry is about a job or other data of the organization.
     pub fn in_org(self, org_id: i64) -> Self {
         Self { org_id: Some(org_id), ..self }
     }

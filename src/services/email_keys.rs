@@ -1,10 +1,9 @@
 //! The filling in of missing [keys](crate::email_address::EmailAddress::key) of email addresses. The key is the normalized form
 //! of an address. An address has no key at first if SQL, which cannot compute keys, or a release without keys has written it.
 //!
-//! [`fill_missing_keys`] runs after migrations. The nightly job fills in keys, too, because the previous release writes
-//! addresses without keys during a rolling upgrade. Several processes may do this at the same time. Accounts are never merged:
-//! if several accounts share an address, one of them gets the key. A login finds the other accounts by the stored spelling of
-//! the address.
+//! [`fill_missing_keys`] runs after migrations. The nightly job fills in keys, too, because release 0.1.0 writes addresses
+//! without keys during a rolling upgrade. Several processes may do this at the same time. Accounts are never merged: if several
+//! accounts share an address, one of them gets the key. A login finds the other accounts by the stored spelling of the address.
 
 use std::collections::HashSet;
 
@@ -25,8 +24,8 @@ const MAX_ATTEMPTS: u32 = 10;
 /// A pass over all users without a key. If several users of a pass share an address, the user with the lowest id gets the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Fills in the keys of addresses that equal their key. This pass runs first, so that a user with the canonical
-    /// spelling takes precedence over other users with the same address.
+    /// Fills in the keys of addresses that equal their key. This pass runs first, so that a user with the canonical spelling
+    /// takes precedence over other users without a key who have the same address.
     Canonical,
     /// Fills in the keys of the other valid addresses.
     OtherSpellings,

@@ -11,8 +11,8 @@ use crate::{
     queue::{EnqueueOptions, Job},
 };
 
-/// Enqueues a job that belongs to the actor, at most once for the idempotency key of the request. The answer contains the id
-/// of the job.
+/// Enqueues a job that belongs to the actor, at most once per idempotency key while the answer is stored. The answer contains the
+/// id of the job.
 ///
 /// Without an idempotency key, the job goes to Redis at once. With a key, the transaction that stores the answer also
 /// writes the job into the table `job_outbox`, since a transaction cannot include Redis.

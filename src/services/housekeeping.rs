@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Maximum number of rows that one statement reads or deletes: few enough that their locks hardly delay requests.
+/// Maximum number of rows in a batch: few enough that their locks hardly delay requests.
 const BATCH_ROWS: i64 = 500;
 /// Time limit of one attempt at a batch, without the wait for a connection. It is longer than the default of
 /// `DATABASE_TIMEOUT_MS`, because no client waits.
@@ -163,7 +163,7 @@ async fn delete_due_users(app: &App) -> Result<usize> {
     Ok(deleted)
 }
 
-/// Deletes an account, unless the deletion was canceled since the batch was read. Returns whether the account was deleted.
+/// Deletes an account if its deletion is still due. Returns whether the account was deleted.
 async fn delete_if_due(app: &App, id: i64) -> Result<bool> {
     change_by_job(app, BATCH_TIMEOUT, async |tx| {
         let user = User::lock(tx, id).await?;

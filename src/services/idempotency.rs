@@ -13,10 +13,10 @@
 //! 4. If no answer is stored, the service makes the change, and [`Once::store`] stores the answer. The rollback after an
 //!    error also discards the answer.
 //!
-//! [`Once::change`] runs all steps for changes of signed-in users. In step 2, it checks only the account and the session.
-//! `org_change` runs the steps for changes of an organization, and also checks the membership in step 2. For changes of the data
-//! of an organization, `lock` and `find` run before the transaction changes the database role, and `store` after the change.
-//! `store` needs only the privilege INSERT.
+//! [`Once::change`] runs all steps for changes of signed-in users. In step 2, it calls `Actor::lock`. `org_change` runs the steps
+//! for changes of an organization, and also checks the membership in step 2. For changes of the data of an organization, `lock`
+//! and `find` run before the transaction changes the database role. `store` runs in the changed role, and needs only the
+//! privilege INSERT.
 
 use serde_json::json;
 
@@ -89,8 +89,8 @@ impl<'a, T> Once<'a, T> {
         self.key.is_some()
     }
 
-    /// Makes a change like [`transaction::change`](change), at most once for the key of the request. Checks that the account and
-    /// the session of the actor still allow the change before it returns a stored answer.
+    /// Makes a change like [`transaction::change`](change), at most once for the key of the request. Checks that the actor may
+    /// still make the change before it returns a stored answer.
     ///
     /// `check_limits` runs ahead of the transaction, unless a valid answer is already stored: a repeated request must neither
     /// count against a limit nor be refused because of a limit.

@@ -81,7 +81,8 @@ pub async fn decline(app: &App, context: &RequestContext, token: &str) -> Result
 }
 
 /// Creates an account with the invited address, and makes the account a member. A new account gets a personal organization if
-/// `PERSONAL_ORGANIZATIONS` is on, and a link to verify its address if the token does not verify it. The inviter gets a mail.
+/// `PERSONAL_ORGANIZATIONS` is on. If the token does not verify the address, a mail with a verification link is enqueued. The
+/// inviter gets a mail.
 ///
 /// If an active, unverified account has the address, and only a mail contained the token, takes this account over instead:
 /// replaces the password and the name, marks the address as verified, and cancels a scheduled deletion of the account. Also

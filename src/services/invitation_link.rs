@@ -1,8 +1,8 @@
 //! Links of invitations to organizations, and the mails that contain them.
 //!
 //! The token of a link is derived from `link_id` and a secret key. If the reply of the mail server is lost, the job sends the
-//! mail again with the same link. So the link in the first mail stays valid, unless the key was replaced. The outbox and the
-//! queue contain the id instead of the token, and the table `invitations` contains the hash of the token.
+//! mail again with the same link. So the link in the first mail stays valid, unless the process no longer has the key. The outbox
+//! and the queue contain the id instead of the token, and the table `invitations` contains the hash of the token.
 
 use uuid::Uuid;
 

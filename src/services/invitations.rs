@@ -1,8 +1,8 @@
 //! Operations of members on invitations: send, resend, revoke. `invitation_claims` and `invitation_guests` contain the
 //! operations of the invited person.
 //!
-//! Members and pending invitations count against the same seat limit of an organization. The lock of the organization
-//! serializes concurrent invitations, so the count is exact.
+//! Members and pending invitations count against the same seat limit of an organization. The lock of the organization serializes
+//! concurrent invitations, so that they cannot exceed the limit together.
 
 use serde_json::{Value, json};
 

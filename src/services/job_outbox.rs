@@ -90,8 +90,8 @@ fn with_options(row: JobOutboxRow, options: EnqueueOptions) -> PreparedJob {
 /// [`Error::TooManyJobs`] if the job would exceed a limit; [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
 pub async fn check_owner(app: &App, owner: i64, bytes: u64) -> Result<()> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::of_owner(conn, owner).await?)).await?;
-    // Passes the ids, so that the queue recognizes jobs that it counts already. A row is deleted shortly after its job was
-    // enqueued, so the job may be in the table and in the queue.
+    // Passes the ids, so that the queue recognizes jobs that it counts already, among the first 200. A row is deleted shortly
+    // after its job was enqueued, so the job may be in the table and in the queue.
     let waiting =
         waiting.iter().map(|job| (job.id.simple().to_string(), u64::from(job.bytes.unsigned_abs())));
     Ok(app.queue.check_owner(owner, bytes, &waiting.collect::<Vec<_>>()).await?)

@@ -7,11 +7,11 @@
 //! not wait for Redis. So the next relay may process the rows of a slow or killed relay again. This is harmless, because
 //! the id of a job is created with its row. The queue ignores a job whose id it knows, even if the job has ended.
 //!
-//! The queue keeps the record of a finished or canceled job for at least a day, or for less time if Redis is nearly full or has
-//! too many records. The claim also records the time of the first attempt. If the first attempt was longer ago than the queue
-//! keeps records, and the queue has no record of the job, the job may or may not have run. The relay then sets the row aside for
-//! an operator. The relay enqueues the job of a row without an earlier attempt at any age, unless the job sends a mail that is
-//! too old.
+//! The queue keeps the state of a finished or canceled job for at least a day, or for less time if Redis is nearly full or has
+//! too many states. The claim also records the time of the first attempt. If the first attempt was longer ago than the queue
+//! keeps states, and the queue does not know the job, the job may or may not have run. The relay then sets the row aside for an
+//! operator. The relay enqueues the job of a row without an earlier attempt at any age, unless the job sends a mail that is too
+//! old.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ struct SortedRows {
 }
 
 /// Enqueues the jobs in the tables `job_outbox` and `outbox`, except jobs that were set aside or that another relay has just
-/// claimed. Returns the number of enqueued jobs.
+/// claimed. A job that cannot be enqueued stays in its table, and may be set aside. Returns the number of enqueued jobs.
 ///
 /// Deletes mails that are too old to be sent. Without a mail server, other mails stay in their tables. Several processes can run
 /// this function at the same time.

@@ -32,7 +32,7 @@ pub struct OrgAccess {
     required: Option<Permission>,
     /// The session of the request; `None` for a request with an API key and for a job.
     session: Option<Uuid>,
-    /// The SHA-256 of the secret in a request with an API key. After a rotation, a key has two secrets for a while, and the
+    /// The SHA-256 of the secret in a request with an API key. After a rotation, a key can have two secrets for a while, and the
     /// hash identifies the one in the request.
     key_hash: Option<[u8; 32]>,
 }

@@ -27,7 +27,7 @@ pub async fn find(app: &App, id: i64) -> Result<OrganizationOverview> {
     app.db.run(async |conn| read(conn, id).await).await
 }
 
-/// Suspends an organization, whose members are then refused, or ends the suspension.
+/// Suspends an organization, so that no member can act in it, or ends the suspension.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the organization does not exist; [`Error::PreconditionFailed`] if it does not meet `condition`; and

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Maximum number of rows that one statement reads or deletes: few enough that their locks hardly delay requests.
+/// Maximum number of rows in a batch: few enough that their locks hardly delay requests.
 const BATCH_ROWS: i64 = 500;
 /// Time limit of one attempt at a batch, without the wait for a connection. It is longer than the default of
 /// `DATABASE_TIMEOUT_MS`, because no client waits.
@@ -58,8 +58,8 @@ pub(super) async fn run(app: &App) -> Result<usize> {
     }
 }
 
-/// Schedules the erasure of organizations without members. Logs a warning for organizations that have members but no
-/// owner. SQL can cause both. So can the previous release, which deletes accounts without their organizations.
+/// Schedules the erasure of organizations without members. Logs a warning for organizations that have members but no owner. SQL
+/// can cause both. So can release 0.1.0 during a rolling upgrade, because it deletes accounts without their organizations.
 async fn schedule_abandoned(app: &App) -> Result<()> {
     let mut after = i64::MIN;
     loop {

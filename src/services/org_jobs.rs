@@ -109,7 +109,8 @@ pub async fn may_run(app: &App, origin: &Origin) -> Result<MayRun> {
     }
 }
 
-/// Returns the reason to cancel a job after an error of [`access`] or of a change. `None` for any other error.
+/// Returns the reason to cancel a job after an error of [`access`] or of a change. `None` if the error is no reason to cancel the
+/// job.
 pub fn refusal(error: &Error) -> Option<&'static str> {
     match error {
         Error::NotFound(ORGANIZATION) | Error::MemberSuspended => {

@@ -99,7 +99,7 @@ pub async fn create(
         Affected::Actor,
         async || Ok(()),
         async |tx, locked| {
-            // The lock of the user serializes concurrent requests, so the count is exact.
+            // The lock of the user serializes concurrent requests, so that they cannot exceed the limit together.
             let user_id = locked.actor().id;
             if Membership::count_owned(tx, user_id).await? >= i64::from(limit) {
                 return Err(Error::OrgLimit { limit });
@@ -199,9 +199,9 @@ pub async fn transfer(
     .await
 }
 
-/// Schedules the deletion of an organization. From then on, every operation in the organization except [`restore`] is refused.
-/// The owner and the active admins get a mail. Returns the time at which the deletion is due, `ACCOUNT_DELETION_GRACE_DAYS`
-/// from now. The next run of the nightly job then erases the organization.
+/// Schedules the deletion of an organization. From then on, the members can do nothing in the organization, except that the owner
+/// can [`restore`] it. The owner and the active admins get a mail. Returns the time at which the deletion is due,
+/// `ACCOUNT_DELETION_GRACE_DAYS` from now. The next run of the nightly job then erases the organization.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the code is missing;

@@ -62,7 +62,7 @@ macro_rules! permissions {
 
 /// A type that specifies the permission and the caller that an operation requires.
 pub trait OrgPermission {
-    /// `None` if any member may call the operation.
+    /// `None` if any member who may act in the organization may call the operation.
     const PERMISSION: Option<Permission>;
     /// `Actor` if the operation requires a session. `OrgCaller` if the operation also accepts an API key with the
     /// permission.

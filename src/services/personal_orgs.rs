@@ -1,9 +1,8 @@
 //! Personal organizations: each user gets one, unless `PERSONAL_ORGANIZATIONS` is off.
 //!
-//! The personal organization is created with the account. The previous release creates accounts without one during a
-//! rolling upgrade, and so does SQL. [`fill_missing`] runs after migrations and creates the missing organizations, and
-//! housekeeping does the same each night. Before that, a request that lists the organizations of a user creates a missing
-//! personal organization.
+//! The personal organization is created with the account. Release 0.1.0 creates accounts without one during a rolling upgrade,
+//! and so does SQL. [`fill_missing`] runs after migrations and creates the missing organizations, and housekeeping does the same
+//! each night. Before that, a request that lists the organizations of a user creates a missing personal organization.
 
 use diesel_async::AsyncPgConnection;
 

@@ -56,8 +56,8 @@ pub async fn rename(
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `current` is wrong or was replaced while the request was in progress; [`Error::Invalid`] if
-/// `new` is the email address or name of the user; [`Error::TooManyAttempts`] after failed attempts, too many password hashes
-/// or too many mails; [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
+/// [`check_not_personal`] refuses `new`; [`Error::TooManyAttempts`] after failed attempts, too many password hashes or too many
+/// mails; [`Error::Unavailable`] if too many passwords are being hashed; and those of [`change`].
 pub async fn change_password(app: &App, actor: &Actor, current: String, new: String) -> Result<()> {
     let user = actor.user();
     check_not_personal("new_password", &new, &user.email, user.full_name.as_deref())?;

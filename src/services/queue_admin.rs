@@ -23,9 +23,9 @@ use crate::{
 /// Pauses, resumes or limits a queue, which need not exist yet. A queue that does not exist meets no condition.
 ///
 /// # Errors
-/// [`Error::PreconditionFailed`], also if the settings get other values between the check and the change; [`Error::NotFound`] if
-/// the queue does not exist and the changes have only the default values; [`Error::Invalid`] if the rate has no jobs or no
-/// period; [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
+/// [`Error::PreconditionFailed`], also if the settings get other values than the new ones between the check and the change;
+/// [`Error::NotFound`] if the queue does not exist and the changes have only the default values; [`Error::Invalid`] if the rate
+/// has no jobs or no period; [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
 pub async fn change_queue(
     app: &App,
     actor: &AdminActor,

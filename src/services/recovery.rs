@@ -155,9 +155,9 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
 /// revokes the user's API keys and sent invitations.
 ///
 /// # Errors
-/// [`Error::InvalidLink`] as for [`verify_email`]; [`Error::Invalid`] if the password is the email address or name of the user;
-/// [`Error::TooManyAttempts`] after too many password hashes for this user from the network of the client;
-/// [`Error::Unavailable`] if too many passwords are being hashed or PostgreSQL does not answer.
+/// [`Error::InvalidLink`] as for [`verify_email`]; [`Error::Invalid`] if [`check_not_personal`] refuses the password;
+/// [`Error::TooManyAttempts`] after too many password hashes for this user from the network of the client; [`Error::Unavailable`]
+/// if too many passwords are being hashed or PostgreSQL does not answer.
 pub async fn reset_password(
     app: &App,
     context: &RequestContext,

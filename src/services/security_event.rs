@@ -22,11 +22,11 @@ pub enum Event<'a> {
     LoginRefused {
         reason: &'static str,
     },
-    /// A code of an authenticator, a recovery code or a challenge was wrong.
+    /// A code of an authenticator, a recovery code or a challenge was wrong or no longer valid.
     CodeRefused,
-    /// The password that confirms an action was wrong.
+    /// The password that confirms an action was wrong, or was replaced during the request.
     PasswordRefused,
-    /// The token of a link in a mail was invalid.
+    /// The token of a link was invalid or expired, or an invitation was no longer pending.
     LinkRefused,
     UserRegistered,
     RegistrationRefused {

@@ -71,8 +71,8 @@ pub async fn flush_last(app: &App) {
     }
 }
 
-/// Writes the pending uses. A use stays pending if its batch fails, and if another transaction has locked or changed the
-/// row of the session.
+/// Writes the pending uses. A use stays pending if its batch or an earlier batch fails, and if another transaction has locked or
+/// changed the row of the session.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

@@ -109,8 +109,8 @@ impl<'a> Throttle<'a> {
 
     /// Counts an attempt to enter a code of this user's second factor.
     ///
-    /// The attempt counts as failed until [`record_success`](Self::record_success), so that concurrent attempts cannot
-    /// exceed the limit. Codes and passwords have separate counters: a correct password must not reset the counters of
+    /// The attempt counts as failed until [`record_success`](Self::record_success), so that concurrent attempts cannot exceed the
+    /// limit. The codes and passwords of an account have separate counters: a correct password must not reset the counters of
     /// codes.
     ///
     /// # Errors
@@ -129,8 +129,8 @@ impl<'a> Throttle<'a> {
         }
     }
 
-    /// Collects the counters of an attempt at an account. `kind` separates the counters of codes from the
-    /// counters of passwords.
+    /// Collects the counters of an attempt at an account. `kind` separates the counters of codes from the counters of passwords,
+    /// except the counter of the client network.
     async fn account(
         app: &'a App,
         context: &'a RequestContext,

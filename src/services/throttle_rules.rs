@@ -28,8 +28,8 @@ pub(super) static ATTEMPTS_PER_CLIENT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Password hashes for one account from one client network, for correct and wrong passwords. Each process counts its
-/// own hashes, because they use its CPU time.
+/// Password hashes for one account from one client network: verifications of correct and wrong passwords, and passwords that are
+/// set by a link. Each process counts its own hashes, because they use its CPU time.
 pub(super) static HASHES_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     name: "hashes",
     free_attempts: 30,

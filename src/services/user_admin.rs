@@ -100,8 +100,8 @@ pub struct Changes {
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::PreconditionFailed`] if the user does not meet `precondition`;
 /// [`Error::LastAdmin`] if the change removes the last admin ([`User::can_administer`]); [`Error::UserNotVerified`] if the change
-/// gives the rights of an admin to a user whose address is not verified; [`Error::Conflict`] if it makes a user an admin whose
-/// account is scheduled for deletion; and those of [`change`].
+/// gives the rights of an admin to a user whose address is not verified; [`Error::Conflict`] if it promotes a user whose account
+/// is scheduled for deletion; and those of [`change`].
 pub async fn update(
     app: &App,
     actor: &AdminActor,
@@ -216,7 +216,7 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
 /// Deletes a user with all sessions, tokens, memberships and API keys, the second factor, and the stored answers to the user's
 /// requests in sessions, and notifies the user by mail. Also deletes the ended invitations to the user's verified address, and
 /// purges the jobs that the user has enqueued. Schedules the erasure of the organizations in which the user is the owner and the
-/// only member. The user's audit trail entries stay for `AUDIT_RETENTION_DAYS`.
+/// only member. The user's audit trail entries stay until they are `AUDIT_RETENTION_DAYS` old.
 ///
 /// # Errors
 /// [`Error::LastOwner`] if the user owns an organization that has other members and is not scheduled for deletion;
@@ -226,7 +226,7 @@ pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     members::delete_with_account(tx, &orgs).await?;
     User::delete(tx, user.id).await?;
     if user.email_verified_at.is_some() {
-        // The invitation lists of organizations must not keep the address of the user.
+        // The ended invitations in the lists of organizations must not keep the address of the user.
         Invitation::delete_ended_to(tx, EmailLookup::new(&user.email).subject()).await?;
     }
     StoredAnswer::delete_all_of(tx, &user_caller(user.id)).await?;

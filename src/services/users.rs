@@ -28,7 +28,7 @@ const PERSONAL_PASSWORD: &str = "Password must not be your email address or name
 /// Minimum length of a password (NIST SP 800-63B section 5.1.1.2).
 pub const MIN_PASSWORD_CHARS: usize = 8;
 
-/// Parses an address that a user has entered.
+/// Parses an email address.
 ///
 /// # Errors
 /// [`Error::Invalid`] for the field `email`.
@@ -129,9 +129,9 @@ pub struct Registration {
 /// email address.
 ///
 /// # Errors
-/// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid or the password is
-/// the email address or name of the user; [`Error::TooManyAttempts`] after too many mails by clients of
-/// this network or to the mailbox; [`Error::Unavailable`] if PostgreSQL does not answer, or too many passwords are being hashed.
+/// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid or [`check_not_personal`]
+/// refuses the password; [`Error::TooManyAttempts`] after too many mails by clients of this network or to the mailbox;
+/// [`Error::Unavailable`] if PostgreSQL does not answer, or too many passwords are being hashed.
 pub async fn register(app: &App, context: &RequestContext, new: Registration) -> Result<User> {
     let email = parse_email(&new.email)?.stored;
     check_not_personal("password", &new.password, &email, new.full_name.as_deref())?;
