@@ -83,7 +83,7 @@ impl Example for EntryOut {
 /// Prefixes of the actions that concern an organization itself, its members, invitations and keys, but not its data.
 const ORG_ACTION_PREFIXES: [&str; 4] = ["org.", "member.", "invitation.", "api_key."];
 
-/// Returns whether an entry contains data of an organization. The admin role gives no access to such data.
+/// Returns whether an entry may contain data of an organization. The admin role gives no access to such data.
 fn has_data_of_org(entry: &AuditEntry) -> bool {
     entry.org_id.is_some() && !ORG_ACTION_PREFIXES.iter().any(|prefix| entry.action.starts_with(prefix))
 }

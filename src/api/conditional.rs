@@ -1,8 +1,8 @@
 //! Conditional requests (RFC 9110 section 13): entity tags, and the headers `If-None-Match` and `If-Match`.
 //!
 //! A response with a [`Tagged`], a [`TaggedVolatile`] or a page has an `ETag`. The middleware answers a read with 304 if the
-//! client sends this tag in `If-None-Match`. An operation that takes [`IfMatch`] does not change the resource if the request has
-//! the header `If-Match` without the tag of the resource. All other changes refuse the header
+//! client sends this tag in `If-None-Match`. An operation that takes [`IfMatch`] does not change the resource if the header
+//! `If-Match` of the request has neither `*` nor the tag of the resource. All other changes refuse the header
 //! ([`RefuseUnsupported`](super::unsupported_headers::RefuseUnsupported)).
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -201,7 +201,7 @@ fn read_tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<EntityTags>
 /// headers with them. Call this function only for GET and HEAD.
 ///
 /// # Errors
-/// [`ApiError::MalformedTags`]; [`Error::PreconditionFailed`] if the request has `If-Match` without the tag.
+/// [`ApiError::MalformedTags`]; [`Error::PreconditionFailed`] if the request has `If-Match` with neither `*` nor the tag.
 pub(super) fn evaluate(request: &HeaderMap, mut response: Response) -> Result<Response> {
     if response.status() != StatusCode::OK {
         return Ok(response);

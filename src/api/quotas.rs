@@ -11,7 +11,7 @@
 //!
 //! Health checks are not charged, nor are `OPTIONS` requests outside of `/auth`, `/invitations` and `/secret-scanning`. A
 //! request is not charged either if it fails with a server error before an extractor has charged it, or if the middleware
-//! answers it before the handler: CORS preflights, malformed requests, and requests for an invalid or unknown host.
+//! answers it before the handler: CORS preflights, requests that hyper refuses, and requests for an invalid or unknown host.
 //!
 //! [`class_of`] alone decides which limit applies to an operation.
 

@@ -38,28 +38,28 @@ struct JobOut {
     task: String,
     /// The queue of the job. Empty if only the state of an ended job is still stored, or the stored job is malformed.
     queue: String,
-    /// Id of the user who owns the job; null for a job without an owner.
+    /// Id of the user who owns the job; null if the job has no owner or is malformed.
     #[oai(nullable)]
     owner: Option<i64>,
-    /// The organization that the job belongs to, such as `org:7`; null if the job belongs to none.
+    /// The organization that the job belongs to, such as `org:7`; null if the job belongs to none or is malformed.
     #[oai(nullable)]
     scope: Option<String>,
-    /// The arguments. Null for a job of an organization, and if the arguments are no longer stored, such as after the job has
-    /// finished. In the list of jobs, also null if the stored job has more than 16 KiB.
+    /// The arguments. Null for a job of an organization or a malformed job, and if the arguments are no longer stored, such as
+    /// after the job has finished. In the list of jobs, also null if the stored job has more than 16 KiB.
     payload: Value,
-    /// The group of the job. Workers take jobs from the groups of a queue in turn. Null without a group, and if the group is no
-    /// longer stored, such as after the job has finished.
+    /// The group of the job. Workers take jobs from the groups of a queue in turn. Null without a group, for a malformed job, and
+    /// if the group is no longer stored, such as after the job has finished.
     #[oai(nullable)]
     group: Option<String>,
-    /// Id of the request that enqueued the job. Null without a request, and if the id is no longer stored, such as after the job
-    /// has finished.
+    /// Id of the request that enqueued the job. Null without a request, for a malformed job, and if the id is no longer stored,
+    /// such as after the job has finished.
     #[oai(nullable)]
     request_id: Option<String>,
     /// Id of the worker that has taken the job; null unless the status is `started`.
     #[oai(nullable)]
     worker: Option<String>,
-    /// The result of a finished job. By default, the result is deleted one hour after the end of the job. Null for a job of an
-    /// organization.
+    /// The result of a finished job. By default, the result is stored for about one hour. Null if the result is not stored, and
+    /// for a job of an organization.
     result: Value,
     /// The last error of the job, or the reason why it was canceled, as the owner of the job sees it. Null if none is stored, and
     /// for a finished job.
@@ -209,7 +209,8 @@ impl Jobs {
     ///
     /// A page of scheduled, deferred or failed jobs continues where the previous page has ended, even if up to 1,000 jobs were
     /// added or removed between the two requests. If none of the last 5 jobs of the previous page is still in the list, the
-    /// page may repeat jobs. Pages of started jobs, and of queued jobs with groups, may repeat or omit jobs, because the order
+    /// page may repeat jobs. If one of these 5 jobs was removed and added again, such as by a retry, the page may repeat or omit
+    /// jobs. Pages of started jobs, and of queued jobs with groups, may repeat or omit jobs, because the order
     /// of these jobs can change.
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(

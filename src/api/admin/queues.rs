@@ -64,7 +64,7 @@ struct TotalsOut {
     /// Failed jobs that were put back into the queue.
     requeued: u64,
     finished: u64,
-    /// Jobs that have failed and are not retried.
+    /// Jobs whose last attempt has failed, including jobs that were requeued since.
     failed: u64,
     /// Canceled jobs, including jobs that were purged while they waited.
     canceled: u64,
@@ -310,7 +310,7 @@ impl Queues {
 
     /// Deletes the jobs of a queue in one state.
     ///
-    /// Jobs that are enqueued during the operation are not deleted, and neither are jobs whose last attempt fails during the
+    /// Jobs that are created during the operation are not deleted, and neither are jobs whose last attempt fails during the
     /// operation.
     #[oai(path = "/queues/:name/jobs", method = "delete", operation_id = "purge_queue")]
     async fn purge(

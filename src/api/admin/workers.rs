@@ -27,7 +27,7 @@ struct WorkerOut {
     /// Version of `saas` that the worker runs.
     version: String,
     /// The queues of the worker, separated by commas. Without weights, they are in the order of their priority:
-    /// `critical,default`. With weights, a colon and the weight follow each name: `critical:6,default:3`. A queue without a
+    /// `critical,default`. With weights, a colon and the weight follow the name: `critical:6,default:3`. A queue without a
     /// weight before queues with weights is always served first.
     queues: String,
     /// Maximum number of jobs that the worker runs at once.

@@ -105,8 +105,8 @@ impl Links {
 
     /// Sends a new link to verify an email address.
     ///
-    /// Same response for every address. A mail is sent only if an active user has registered the address and has not verified
-    /// it, and not after too many requests for the address. Fails with 429 `too_many_attempts` after too many requests from one
+    /// Same response for every address. A mail is sent only if an active user has the address and has not verified it, and
+    /// not after too many requests for the address. Fails with 429 `too_many_attempts` after too many requests from one
     /// network.
     #[oai(path = "/verify-email/resend", method = "post", operation_id = "resend_verification")]
     async fn resend(&self, context: RequestContext, Body(body): Body<AddressIn>) -> Result<Accepted> {

@@ -1,5 +1,5 @@
-//! Extractors of request bodies: JSON and forms. The whole body is validated against its schema before it is converted to
-//! its Rust type. So the response reports all invalid fields, up to [`MAX_FIELD_ERRORS`].
+//! Extractors of request bodies: JSON and forms. A [`Checker`] checks the whole body before it is converted to its Rust type.
+//! So the response reports all invalid fields that the check finds, up to [`MAX_FIELD_ERRORS`].
 
 use std::{
     any::{Any, TypeId},
@@ -201,7 +201,7 @@ fn missing_body() -> ApiError {
     ApiError::InvalidFields(vec![FieldError { loc, msg: "Field required".into(), kind: "missing" }])
 }
 
-/// Validates and parses a value. `root` is the part of the request that contains the value: `body` or `query`. `lenient`
+/// Checks and parses a value. `root` is the part of the request that contains the value: `body` or `query`. `lenient`
 /// allows unknown fields.
 fn parse<T: ParseFromJSON + Any>(root: &str, mut value: Value, lenient: bool) -> Result<T> {
     let mut checker = Checker::new(registry_of::<T>(), root, lenient);

@@ -21,7 +21,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// operations, because they do not know the limit of the operation.
 pub(super) const MAX_DECLARED_BYTES: usize = 512 * 1024;
 
-/// Limits the memory of all request bodies of this process together to 64 MiB: one permit per byte.
+/// Limits the total size of the request bodies in the memory of this process to 64 MiB: one permit per byte.
 static BUFFERED_BODY_BYTES: Semaphore = Semaphore::const_new(64 * 1024 * 1024);
 
 /// The bytes of a body. They hold their permits until they are dropped.
@@ -82,8 +82,9 @@ impl BodyBytes {
     }
 }
 
-/// Reads the body into memory and puts it back, so that the operation can read it again. An extractor calls this before a
-/// step that must run only after the client has sent the whole body.
+/// Reads the body into memory and puts it back, so that the operation can read it again. Does not read a body whose
+/// `Content-Length` is above [`MAX_DECLARED_BYTES`]. An extractor calls this before a step that must run only after the client
+/// has sent the whole body.
 ///
 /// # Errors
 /// As [`peek`].

@@ -1,6 +1,6 @@
 //! The query parameter `cursor` of a list.
 //!
-//! A cursor contains the position of the last item of a page, a digest of the list (its path, its filters and its order), and a
+//! A cursor contains the position after which a page begins, a digest of the list (its path, its filters and its order), and a
 //! checksum, by which a damaged cursor is recognized. It is opaque to clients, but neither secret nor signed. A forged cursor
 //! only changes where the page begins. It does not change which items the caller may see.
 
@@ -129,7 +129,7 @@ fn position(text: &str, digest: &[u8; DIGEST_BYTES]) -> Option<Vec<u8>> {
 }
 
 /// Refuses a request with query parameters that the operation does not document, or with repeated query parameters. The error
-/// reports these and all other invalid parameters of the request.
+/// reports these and the other invalid query and path parameters of the request.
 fn refuse_ignored_params(request: &Request) -> Result<()> {
     let catalog = request.data::<Arc<RouteCatalog>>().zip(request.data::<PathPattern>());
     let (catalog, pattern) = catalog.ok_or_else(|| Error::internal("the route has no catalog"))?;

@@ -45,8 +45,8 @@ pub struct IdempotencyKey(Option<RequestKey>);
 pub struct OperationId(pub &'static str);
 
 impl IdempotencyKey {
-    /// Returns the [`Once`] that makes the change at most once for the key of the request. `respond` creates the
-    /// response from the result of the change.
+    /// Returns the [`Once`] that makes the change of the request. `respond` creates the response from the result of the
+    /// change.
     pub fn once<'a, T, R: IntoResponse>(
         &'a self,
         respond: impl Fn(&T) -> R + Send + Sync + 'a,

@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// The caller of an operation below `/orgs/{org}`, who is a member of the organization and has the permission `P` in
-/// it. The extractor checks this, so an operation with this argument needs no other check of permissions. The check runs no
-/// query if the identity of the caller is cached.
+/// it. The extractor checks this, so the operation need not. The check uses the identity of the caller, which may be cached,
+/// and runs no query of its own.
 ///
 /// If `P` is a scope of API keys, the caller may be an API key of the organization, which acts for its creator. For such a
 /// `P`, there is no [`Self::actor`]: use [`Self::context`].

@@ -202,8 +202,8 @@ fn credentials(app: &App, request: &Request) -> Result<Credentials> {
     Ok(Credentials::Session(app.tokens.verify(token)?))
 }
 
-/// Authenticates a signed-in caller. Reads the body of the request before the identity, so that a session that is revoked
-/// while the client sends the body is refused.
+/// Authenticates a signed-in caller. Reads the body of the request before the identity, so that a client that sends slowly
+/// cannot act long after its session was revoked.
 async fn identify(
     app: &App,
     request: &Request,

@@ -28,8 +28,7 @@ pub(in crate::api) struct Jobs(pub(super) App);
 pub(in crate::api) struct StatusOut {
     job_id: JobId,
     status: StateOut,
-    /// The result of a finished job. By default, the result is deleted one hour after the end of the job, and is null from then
-    /// on.
+    /// The result of a finished job. By default, the result is stored for about one hour, and is null from then on.
     result: Value,
     /// The last error of the job, or the reason why it was canceled. Null if none is stored, and for a finished job.
     #[oai(nullable)]
@@ -39,9 +38,10 @@ pub(in crate::api) struct StatusOut {
     /// Number of attempts, including the current one. An attempt that a worker has postponed or given back to the queue does not
     /// count.
     attempts: u32,
-    /// The name of the queue. Empty if only the state of the ended job is still stored.
+    /// The name of the queue. Empty if only the state of the ended job is still stored, or the stored job is malformed.
     queue: String,
-    /// The name of the task that the job runs, such as `example_task`. Empty if only the state of the ended job is still stored.
+    /// The name of the task that the job runs, such as `example_task`. Empty if only the state of the ended job is still stored,
+    /// or the stored job is malformed.
     task: String,
     #[oai(nullable)]
     enqueued_at: Option<DateTime<Utc>>,
@@ -71,7 +71,7 @@ impl Example for StatusOut {
 }
 
 impl StatusOut {
-    /// Creates the status of a job. Ignores the details of an error, which only admins may see.
+    /// Creates the status of a job. Ignores [`JobStatus::error_detail`], which only admins may see.
     pub(in crate::api) fn new(job_id: JobId, job: JobStatus) -> Self {
         Self {
             job_id,

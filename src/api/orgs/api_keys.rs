@@ -144,7 +144,7 @@ impl ApiKeys {
     /// Creates an API key, which acts in your name.
     ///
     /// The response contains the secret, which the server must not store, so `Idempotency-Key` is refused. You and the
-    /// owner of the organization get a mail. If your address is not verified, you get only a few of these mails. Needs the
+    /// active owner of the organization get a mail. If your address is not verified, you get only a few of these mails. Needs the
     /// permission `key:write`. Fails with 409 `key_limit_reached` if the organization has 100 valid keys.
     #[oai(path = "/api-keys", method = "post", operation_id = "create_api_key")]
     async fn create(&self, org: OrgMember<perm::KeyWrite>, Body(body): Body<ApiKeyIn>) -> Result<KeyCreated> {
