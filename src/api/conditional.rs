@@ -80,9 +80,9 @@ impl<T: ToJSON> ApiResponse for Tagged<T> {
     }
 }
 
-/// A resource with fields that change without a PATCH, such as the number of jobs of a queue.
+/// A resource with fields whose changes must not make a PATCH fail, such as the number of jobs of a queue.
 pub(super) trait Volatile: ToJSON {
-    /// The names of the fields that change without a PATCH.
+    /// The names of these fields.
     const VOLATILE_FIELDS: &'static [&'static str];
 
     /// Returns the digest of all fields except [`Self::VOLATILE_FIELDS`].
