@@ -30,10 +30,10 @@ use crate::{
 };
 
 /// Maximum number of sessions whose last use waits in memory to be written to the database. They need up to 8 MB. At this
-/// number, uses of other sessions are not recorded.
+/// number, no other session is added.
 const MAX_PENDING_SESSIONS: usize = 100_000;
-/// Maximum number of API keys whose last use waits in memory to be written to the database. At this number, uses of other keys
-/// are not recorded.
+/// Maximum number of API keys whose last use waits in memory to be written to the database. At this number, no other key is
+/// added.
 const MAX_PENDING_KEYS: usize = 100_000;
 /// `Retry-After` for a user whose unfinished jobs are too many or too large. The value is an estimate, because the server does
 /// not know when the jobs finish.
@@ -49,7 +49,7 @@ pub struct Inner {
     pub db: Db,
     /// Connections to the Redis server of the jobs, the counters of attempts and the rate limits.
     pub redis: RedisPool,
-    /// Counts failed attempts at passwords and codes, password hashes, and requested mails.
+    /// The counters that limit failed attempts at passwords and codes, password hashes, and mails.
     pub attempts: Attempts,
     /// Limits the requests of each caller.
     pub rate_limits: RateLimits,

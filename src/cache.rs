@@ -20,8 +20,8 @@ use crate::{
     redis_pool::{CircuitBreaker, RedisPool},
 };
 
-/// Time limit of a Redis command. When it ends, the cache continues without Redis: it loads the value, or neither stores nor
-/// deletes it.
+/// Time limit of a Redis command. When it ends, the cache continues without Redis: it loads the value, or no longer waits until
+/// the value is stored or deleted.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(100);
 /// Capacity of [`Cache::loads`]. It limits only finished loads, which are removed at once; loads in progress do not count.
 const FINISHED_LOADS_CAPACITY: usize = 1_000;
@@ -32,7 +32,8 @@ pub struct Cache {
     redis: RedisPool,
     breaker: CircuitBreaker,
     prefix: Arc<str>,
-    /// The loads in progress, by key. The value is the JSON for the waiting callers, `None` if the load failed.
+    /// The loads in progress, by key. The value is the JSON for the waiting callers. `None` if the load or
+    /// the serialization failed.
     loads: Arc<Loads<String, Option<Arc<str>>>>,
 }
 
@@ -95,14 +96,13 @@ impl Cache {
     }
 
     /// Deletes the value of `key`. Call it after the commit of a change. If Redis is unavailable, returns without an error, and
-    /// the value stays until its time to live ends.
+    /// the value can stay until its time to live ends.
     pub async fn invalidate(&self, key: &str) {
         tracing::debug!(key, "cached value invalidated");
         self.run_command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;
     }
 
-    /// Runs a Redis command. Returns `None` if Redis does not answer in time or answers with an error, or if the circuit
-    /// breaker is open.
+    /// Runs a Redis command. Returns `None` if the command fails or is not answered in time, or if the circuit breaker is open.
     async fn run_command<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
         self.redis.try_command(&command, &self.breaker).await.ok()
     }

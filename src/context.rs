@@ -30,7 +30,8 @@ pub struct RequestContext {
     pub request_id: Option<Arc<str>>,
     /// The header `X-Request-Id` if it is valid. A client can send any id, also the id of another request.
     pub client_request_id: Option<Arc<str>>,
-    /// The header `traceparent` (W3C Trace Context).
+    /// The header `traceparent` (W3C Trace Context) of the request, or of the request that enqueued the running job. `None` if
+    /// the header is absent or invalid.
     pub trace: Option<Arc<str>>,
 }
 

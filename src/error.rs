@@ -9,8 +9,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// A result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The value of [`Error::NotFound`] for an organization. A caller who is not a member gets the same error as for an
-/// organization that does not exist.
+/// The value of [`Error::NotFound`] for an organization. If an operation is for members, a caller who is not a member gets the
+/// same error as for an organization that does not exist.
 pub const ORGANIZATION: &str = "Organization";
 
 /// An error of the application.
@@ -40,7 +40,8 @@ pub enum Error {
     /// second factor.
     #[error("This code is not valid")]
     InvalidCode,
-    /// The token of a link in a mail is unknown, used or expired, or the account has changed since the link was sent.
+    /// The token of a link in a mail is unknown, used or expired, or the account has changed since the link was sent. Or this
+    /// release does not accept the new address that the link confirms.
     #[error("This link is invalid or has expired; request a new one")]
     InvalidLink,
     #[error("Sign in with two-factor authentication to do this")]

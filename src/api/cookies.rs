@@ -96,7 +96,7 @@ impl Settings {
     }
 }
 
-/// Returns the bearer token of the header `Authorization`. `None` if the header is absent or has another scheme.
+/// Returns the bearer token of the header `Authorization`. `None` if no value of the header begins with `Bearer` and a space.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] if the request has several bearer tokens, or a token that is not valid UTF-8. If this function

@@ -92,7 +92,7 @@ struct Readiness {
     /// Number of mails that wait for a mail server, at most 1000. Absent if mails can be sent, or if the number is unknown.
     waiting_mails: Option<u32>,
     /// Number of jobs that were set aside because they cannot be enqueued, at most 1000. Absent if there are none, or if the
-    /// number is unknown. Does not change the status. The log and `saas doctor` name the reasons.
+    /// number is unknown. Does not change the status. The log contains the reasons.
     set_aside_jobs: Option<u32>,
     /// Whether this process is shutting down.
     stopping: bool,

@@ -14,8 +14,9 @@ use super::header_fields::single;
 /// 3986 section 2.
 const NAME_MARKS: &[u8] = b"-._~!$&'()*+,;=";
 
-/// Returns whether a request names exactly one valid host (RFC 9112 section 3.2). An HTTP/1.0 request may name no host.
-pub(super) fn names_one_host(req: &Request) -> bool {
+/// Returns whether a request has exactly one header `Host` with a valid host (RFC 9112 section 3.2). An HTTP/1.0 request may have
+/// no header `Host`. If the target of the request has a host too, both hosts must be valid, but they may differ.
+pub(super) fn is_host_valid(req: &Request) -> bool {
     let is_valid = |text: &str| host_of(text).is_some();
     let mut lines = req.headers().get_all(header::HOST).iter();
     let valid_header = match (lines.next(), lines.next()) {

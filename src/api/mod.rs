@@ -68,7 +68,7 @@ fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
         .contact(ContactObject::new().name(&app.config.core.project_name))
         .description(
             "Errors are problem details (RFC 9457). `detail` is a message for people, `code` is a stable code for \
-             programs, and `errors` lists all invalid fields. Include the `request_id` in support requests.\n\nLists have \
+             programs, and `errors` lists the invalid fields. Include the `request_id` in support requests.\n\nLists have \
              pages: send `next_cursor` of a page as `cursor`, or follow its header `Link`.\n\n\
              A request that is repeated within 24 hours with the same `Idempotency-Key` has one effect. The operations that \
              support this have the header among their parameters. All other operations with POST and PATCH refuse it with \

@@ -30,8 +30,8 @@ impl SecretScanning {
     ///
     /// For everyone who finds a key, and for secret scanners. The form of a key is `saas_[0-9A-Za-z]{40}_[0-9A-Za-z]{6}`. Same
     /// response whether or not a text is a valid key. If a text is the secret from before the last rotation of a key, only this
-    /// secret is revoked: the current secret stays valid. The creator of the key and the owner of its organization get a mail,
-    /// unless they may not act in the organization.
+    /// secret is revoked: the current secret stays valid. The creator of the key and the owner of its organization get a mail. A
+    /// suspended or former member, and a user who is deactivated or scheduled for deletion, gets none.
     #[oai(path = "/revoke", method = "post", operation_id = "report_leaked_keys")]
     async fn revoke(&self, context: RequestContext, Body(body): Body<LeakReport>) -> Result<LeaksReported> {
         report_leaks(&self.0, &context, &body.keys).await?;

@@ -101,7 +101,8 @@ struct Guarded {
 }
 
 impl Guarded {
-    /// Returns the name of a header with a condition that the operation would ignore. `None` if there is no such header.
+    /// Returns the name of a header with a condition on entity tags that the operation would ignore. `None` if there is no such
+    /// header.
     fn ignored_condition(&self, headers: &HeaderMap) -> Option<&'static str> {
         if headers.contains_key(header::IF_NONE_MATCH) {
             return Some("If-None-Match");

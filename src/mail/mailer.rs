@@ -106,8 +106,9 @@ impl Mailer {
     ///
     /// # Errors
     /// [`SendError::NoServer`] if `SMTP_URL` is not set and `DEBUG` is off; [`SendError::Refused`] if the address of the
-    /// recipient is invalid, or the server permanently refuses the mail or lacks an extension that the mail needs;
-    /// [`SendError::Unavailable`] for other errors of SMTP; [`SendError::Failed`] if the mail cannot be formatted or captured.
+    /// recipient is invalid, or the server permanently refuses the mail or lacks an extension that the recipient or the content
+    /// needs; [`SendError::Unavailable`] for other errors of SMTP; [`SendError::Failed`] if the mail cannot be formatted or
+    /// captured.
     pub async fn send(&self, mail: &Mail<'_>) -> Result<Sent, SendError> {
         let message = self.message(mail)?;
         match &self.transport {

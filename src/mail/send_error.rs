@@ -8,7 +8,7 @@ pub enum SendError {
     #[error("No mail server is configured; set SMTP_URL")]
     NoServer,
     /// The mail cannot be delivered: the address is invalid, the server refuses the mail permanently, or the server lacks an
-    /// extension that the mail needs. Callers do not try again.
+    /// extension that the recipient or the content needs. Callers do not try again.
     #[error("The mail cannot be delivered: {0}")]
     Refused(String),
     /// The server does not answer, refuses the connection, refuses the mail temporarily, or refuses or does not support the

@@ -100,8 +100,8 @@ impl SmtpClient {
     /// Sends a mail.
     ///
     /// # Errors
-    /// [`SendError::Refused`] if the server permanently refuses this mail, or lacks an extension that the mail needs;
-    /// [`SendError::Unavailable`] otherwise.
+    /// [`SendError::Refused`] if the server permanently refuses this mail, or lacks an extension that the recipient or the
+    /// content needs; [`SendError::Unavailable`] otherwise.
     pub(super) async fn send(&self, message: &Message) -> Result<(), SendError> {
         let mut connection = self.connection().await?;
         let sent = deliver(&mut connection, message.envelope(), &message.formatted()).await;

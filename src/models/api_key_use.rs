@@ -8,7 +8,7 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-/// Minimum time between two updates of `last_used_at` of a key.
+/// Minimum time between two values of `last_used_at` of a key.
 pub const TOUCH_INTERVAL_SECONDS: i32 = 60;
 
 /// Works like the statement in `session_use.rs`. `used_at` is the time of the database minus the age of the use. After

@@ -28,7 +28,8 @@ pub struct AuditEntry {
     pub after: Option<Value>,
     /// The IP address of the client.
     pub address: Option<String>,
-    /// The id that the server has given to the request.
+    /// The id that the server has given to the request, or to the request that enqueued the job which has made the
+    /// change.
     pub request_id: Option<String>,
     /// The id that the client has sent in `X-Request-Id`.
     pub client_request_id: Option<String>,

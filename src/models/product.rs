@@ -16,8 +16,8 @@ use super::time_of_position;
 use crate::db::{OrgConn, OrgTx};
 use crate::schema::products;
 
-/// SQL before and after the search text: the condition that the name contains the text. A subquery folds the text once, not
-/// for each row.
+/// SQL before and after the search text: the condition that `name_key` contains the folded text. A subquery folds the text once,
+/// not for each row.
 const NAME_CONTAINS: [&str; 2] = ["strpos(name_key, (SELECT search_fold(", "))) > 0"];
 
 /// A row of `products`.

@@ -28,12 +28,12 @@ pub const IDLE_TIMEOUT_DAYS: i32 = 30;
 pub const MAX_LIFETIME_DAYS: i32 = 90;
 /// How long after its use a refresh token is accepted again, for example from a retry.
 const RETRY_WINDOW_SECONDS: i32 = 10;
-/// Minimum time between two updates of `last_seen_at` of a session.
+/// Minimum time between two values of `last_seen_at` of a session.
 pub(super) const TOUCH_INTERVAL_SECONDS: i32 = 300;
 /// Maximum number of sessions in the list of a user.
 const MAX_LISTED_SESSIONS: i64 = 1_000;
-/// A use in the last minute before the idle timeout is written at once. Otherwise, another replica of the product could treat
-/// the session as expired before the next batch of uses is written.
+/// A use in the last minute before the idle timeout is written at once, unless an earlier use is pending. Otherwise, another
+/// replica of the product could treat the session as expired before the next batch of uses is written.
 const IDLE_MARGIN_SECONDS: i64 = 60;
 
 /// A login of a user on one device.
@@ -97,7 +97,7 @@ impl Session {
         self.revoked_at.is_some() || self.expires_at <= now || self.idle_at() <= now
     }
 
-    /// Returns the time at which the session expires if it is not used before.
+    /// Returns the time at which the idle timeout ends if the session is not used before.
     fn idle_at(&self) -> DateTime<Utc> {
         self.last_seen_at + Duration::days(IDLE_TIMEOUT_DAYS.into())
     }
@@ -112,7 +112,7 @@ impl Session {
         self.last_seen_at + Duration::seconds(TOUCH_INTERVAL_SECONDS.into()) < self.clock.now()
     }
 
-    /// Returns whether the session expires within a minute if it is not used.
+    /// Returns whether the idle timeout ends within a minute if the session is not used.
     pub fn is_almost_idle(&self) -> bool {
         self.idle_at() - self.clock.now() <= Duration::seconds(IDLE_MARGIN_SECONDS)
     }
@@ -158,7 +158,7 @@ impl Session {
         diesel::select(diesel::dsl::exists(known)).get_result(&mut conn).await
     }
 
-    /// Updates `last_seen_at` unless it is less than five minutes old. The address stays that of the login:
+    /// Updates `last_seen_at` if it is more than five minutes old. The address stays that of the login:
     /// [`Self::has_login_from`] must trust only networks from which the user has logged in.
     pub async fn touch(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
         let due = sessions::last_seen_at.lt(ago(TOUCH_INTERVAL_SECONDS.seconds()));

@@ -12,7 +12,7 @@ use crate::schema::{recovery_codes, two_factor};
 #[derive(HasQuery)]
 #[diesel(table_name = two_factor)]
 pub struct TwoFactor {
-    /// Encrypted with `TWO_FACTOR_KEY`, or still with `TWO_FACTOR_KEY_PREVIOUS` until the user next enters a code of the
+    /// Encrypted with `TWO_FACTOR_KEY`, or still with `TWO_FACTOR_KEY_PREVIOUS` until the user next enters a valid code of the
     /// authenticator.
     pub secret: Vec<u8>,
     /// When the user has entered a first code, which enables the second factor. `None` before.

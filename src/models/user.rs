@@ -126,7 +126,8 @@ impl User {
         Self::query().filter(users::id.eq(id)).for_share().first(&mut conn).await.optional()
     }
 
-    /// Like [`Self::lock`], but returns `None` if the user is deactivated, or has set a password since `checked` was read.
+    /// Like [`Self::lock`], but also returns `None` if the user is deactivated, or if the password was set since `checked` was
+    /// read.
     pub async fn lock_if_unchanged(conn: &AsyncPgConnection, checked: &Self) -> QueryResult<Option<Self>> {
         let same = |now: &Self| now.is_active && now.password_set_at == checked.password_set_at;
         Ok(Self::lock(conn, checked.id).await?.filter(same))

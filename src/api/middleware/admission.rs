@@ -6,14 +6,14 @@ use poem::Request;
 use url::Host;
 
 use crate::api::{
-    host::{ip_host, is_local, names_one_host, requested_host},
+    host::{ip_host, is_host_valid, is_local, requested_host},
     problem::ApiError,
     server::Refusal,
 };
 
-/// Refuses a request that hyper has refused, a request without exactly one valid host with 400 (RFC 9112 section 3.2),
-/// and a request for a host that `hosts` does not allow with 421 (RFC 9110 section 15.5.20). An HTTP/1.0 request without a
-/// host is refused only if `hosts` is not [`HostRules::Any`].
+/// Refuses a request that hyper has refused, a request without exactly one header `Host` or with an invalid host with 400
+/// (RFC 9112 section 3.2), and a request for a host that `hosts` does not allow with 421 (RFC 9110 section 15.5.20). An HTTP/1.0
+/// request without a host is refused only if `hosts` is not [`HostRules::Any`].
 ///
 /// [`HostRules::Only`] prevents DNS rebinding: an attacker makes the DNS name of a web page resolve to this server.
 /// Browsers then treat the page and this server as the same origin, but the header `Host` contains the attacker's name.
@@ -25,7 +25,7 @@ pub(super) fn admit(req: &Request, hosts: &HostRules) -> Result<(), ApiError> {
     if let Some(refusal) = req.data::<Refusal>() {
         return Err(ApiError::Refused(*refusal));
     }
-    if !names_one_host(req) {
+    if !is_host_valid(req) {
         return Err(ApiError::InvalidHost);
     }
     if !hosts.allow(req) {

@@ -174,8 +174,8 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
     }
 
     /// Evaluates the conditions of a request, for a response with status 200 and a tag: 304 if the client already has this
-    /// response, 412 if the tag is not in `If-Match`, 400 if a condition is malformed. Otherwise, returns the response
-    /// unchanged.
+    /// response, 412 if `If-Match` does not match the tag, 400 if a condition is malformed. Otherwise, returns the
+    /// response unchanged.
     fn evaluate(&self, headers: &HeaderMap, response: Response, received: &Received) -> Response {
         let pattern = response.data::<PathPattern>().cloned();
         conditional::evaluate(headers, response).unwrap_or_else(|error| {

@@ -40,7 +40,7 @@ pub struct Problem {
     code: String,
     /// Id of the request: its header `X-Request-Id` if that is valid, else an id from the server. Include it in support requests.
     request_id: String,
-    /// All invalid fields, up to 50; if there are more, the last entry has the type `too_many_errors`. Absent if the problem
+    /// The invalid fields, up to 50; if there are more, the last entry has the type `too_many_errors`. Absent if the problem
     /// is not about fields.
     errors: Option<Vec<ProblemField>>,
     /// The OAuth2 code of the error (RFC 6749 section 5.2). Only `/auth/login` and `/auth/refresh` have it.

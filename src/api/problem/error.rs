@@ -15,7 +15,8 @@ pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 pub enum ApiError {
     #[error(transparent)]
     Domain(Error),
-    /// The request has no token, neither in the header `Authorization` nor in the cookie that the operation reads.
+    /// The request has no token where the operation reads it: in the header `Authorization` or a cookie, and for a refresh in the
+    /// body or a cookie.
     #[error("Not authenticated")]
     NotAuthenticated,
     /// The password of a sign-in is correct, but a code of the second factor is required too.
@@ -53,7 +54,7 @@ pub enum ApiError {
     /// The body has a `Content-Encoding` other than `identity`, such as gzip.
     #[error("The encoding of the request body is not supported: send the body without Content-Encoding")]
     UnsupportedEncoding,
-    /// All invalid fields of the request. The location of each field begins with `body`, `query`, `path` or `header`.
+    /// Invalid fields of the request. The location of each field begins with `body`, `query`, `path` or `header`.
     #[error("{}", Error::Invalid(.0.clone()))]
     InvalidFields(Vec<FieldError>),
     #[error("Request body is larger than {limit} bytes")]

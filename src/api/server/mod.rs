@@ -53,9 +53,10 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// connections until the port is closed. Returns at the latest `limits.grace` and about one second after `stop`. The
 /// requests that are still running then are dropped when the runtime ends.
 ///
-/// The port is closed last, because clients are refused until the next process listens on it. Idle connections from before
-/// the shutdown stay open for up to `MAX_DRAIN`, because a request may already be on its way. During the shutdown, the
-/// endpoint should set `Connection: close`.
+/// The port stays open until the connections from before the shutdown have ended, but not much longer than half of
+/// `limits.grace`. Clients are refused while no process listens on the port. Idle connections from before the shutdown stay
+/// open for up to `MAX_DRAIN`, because a request may already be on its way. During the shutdown, the endpoint should set
+/// `Connection: close`.
 ///
 /// # Errors
 /// If the listener cannot be registered with the runtime, or cannot be deregistered.
@@ -78,7 +79,8 @@ pub async fn serve(
         }
     }
     // First, the connections from before the shutdown end, while new connections get one response each. If old requests
-    // take longer than half of the grace period, the port is closed before they end: so each new request has the other half.
+    // take longer than half of the grace period, the port is closed before they end: so each new request has about the
+    // other half.
     let idle_until = Instant::now() + MAX_DRAIN;
     let (accept_until, grace_end) = (idle_until + limits.grace / 2, idle_until + limits.grace);
     let late_connections = GracefulShutdown::new();
@@ -123,8 +125,8 @@ async fn finish(connections: GracefulShutdown, idle_until: Instant, grace_end: I
 /// A connection, the address of the client, and the slot that the connection takes.
 type AcceptedConnection = (TcpStream, SocketAddr, Slot);
 
-/// Accepts the connections in the backlog until no client has connected for [`DRAIN_QUIET`], at most until `deadline`. Then
-/// closes the port.
+/// Accepts the connections in the backlog until no client has connected for [`DRAIN_QUIET`] while a slot was free, at most until
+/// `deadline`. Then closes the port.
 async fn drain_backlog(
     listener: TcpListener,
     slots: &Slots,

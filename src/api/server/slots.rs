@@ -2,9 +2,9 @@
 //! ones.
 //!
 //! While the limit is reached and clients wait in the backlog, the server closes connections that make it wait. These
-//! are idle connections, and those of clients that send a request or read a response slowly. The server starts with the
-//! client network (an IPv4 address or an IPv6 /64) that has the most connections. So a client that opens too many
-//! connections first harms its own network.
+//! are idle connections, and those of clients that send a request or read a response slowly. Of the client networks (IPv4
+//! addresses or IPv6 /64) with such a connection, the server starts with the network that has the most connections. So a
+//! client that opens too many connections first harms its own network.
 
 use std::{
     cmp::Reverse,

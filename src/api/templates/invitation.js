@@ -92,7 +92,7 @@ function checkInput() {
   return focusInvalid();
 }
 
-// Creates the account and accepts the invitation, with one request.
+// Creates the account, or takes over an unverified account with the address, and accepts the invitation: all with one request.
 async function signUp() {
   const { password, full_name } = form.elements;
   const body = { token, password: password.value };
