@@ -80,7 +80,7 @@ impl Example for RedisHealth {
 struct Readiness {
     /// `healthy` or `unhealthy`.
     status: String,
-    /// `ok`, or `error` if the database does not answer or accepts no writes.
+    /// `ok`, or `error` if a query fails or the database accepts no writes.
     database: String,
     /// `ok`, `pending` if some migrations are not applied yet, or `error` in the same cases as `database`.
     migrations: String,
@@ -208,7 +208,7 @@ impl Health {
 
     /// Checks that Redis answers and accepts writes.
     ///
-    /// The status is 503 if Redis does not answer in time, or refuses writes because it is full or read-only.
+    /// The status is 503 if Redis does not answer in time, or refuses writes, for example because it is full or read-only.
     #[oai(path = "/redis", method = "get", operation_id = "health_redis")]
     async fn redis(&self) -> HealthResponse<RedisHealth> {
         let healthy = self.redis_works().await;

@@ -28,7 +28,7 @@ pub struct AuditEntry {
     pub after: Option<Value>,
     /// The IP address of the client.
     pub address: Option<String>,
-    /// The id that the server has given to the request, or to the request that enqueued the job which has made the
+    /// The id that the server has given to the request, or to the request that enqueued the job that made the
     /// change.
     pub request_id: Option<String>,
     /// The id that the client has sent in `X-Request-Id`.

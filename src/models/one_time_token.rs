@@ -1,5 +1,5 @@
 //! The table `one_time_tokens`: hashes of the tokens of links in mails to accounts, and of logins that wait for the second
-//! factor. The tokens of invitations to organizations are in the table `invitations`.
+//! factor. The hashes for invitations to organizations are in the table `invitations`.
 
 use chrono::Duration;
 use diesel::{deserialize::FromSqlRow, dsl::IntervalDsl as _, expression::AsExpression, prelude::*};

@@ -218,7 +218,7 @@ impl Activity {
         self.has_unread_body.load(Ordering::Relaxed)
     }
 
-    /// Records that the client has sent or read data.
+    /// Records that a read or a write has ended, so that the server no longer waits for the client.
     pub(super) fn record_progress(&self) {
         self.waiting.store(false, Ordering::Relaxed);
         // A request may arrive on an idle connection just before the server closes the connection. The server then serves
