@@ -8,14 +8,14 @@ const ECDSA_WITH_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04];
 const ECDSA_WITH_SHA2: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
 const SHA1: &[u8] = &[0x2b, 0x0e, 0x03, 0x02];
 const SHA2: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
-/// id-RSASSA-PSS, whose parameters name the hash (RFC 4055 section 3.1).
+/// The whole identifier id-RSASSA-PSS, whose parameters name the hash (RFC 4055 section 3.1).
 const RSASSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a];
 /// Tag of the first parameter of RSASSA-PSS, the hash.
 const PSS_HASH: u8 = 0xa0;
 
 /// Returns the channel binding `tls-server-end-point` of a certificate in DER: its hash by the algorithm of its signature,
-/// or by SHA-256 instead of MD5 and SHA-1 (RFC 5929 section 4.1). `None` if the algorithm of the signature names none of the
-/// supported hashes, as with Ed25519, or if the DER is not valid.
+/// or by SHA-256 instead of MD5 and SHA-1 (RFC 5929 section 4.1). `None` if the algorithm of the signature is not
+/// supported, such as Ed25519, or cannot be read.
 pub(super) fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, fields, _) = element(certificate)?;
     let (_, _to_be_signed, fields) = element(fields)?;

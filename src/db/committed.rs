@@ -7,8 +7,8 @@ use uuid::Uuid;
 /// Maximum number of ids that wait for the task.
 const MAX_IDS: usize = 10_000;
 
-/// Ids of committed rows that wait for a background task; clones share them. At most one task runs at a time, so that it
-/// handles the rows of many transactions together.
+/// Ids of committed rows that wait for a background task; clones share them. At most one task takes ids at a time, so that
+/// it handles the rows of many transactions together.
 #[derive(Clone, Default)]
 pub struct CommittedIds(Arc<Mutex<Waiting>>);
 

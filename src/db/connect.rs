@@ -32,8 +32,8 @@ use crate::{
     lookups::Lookups,
 };
 
-/// Time limit for a connection to one address: for TCP, TLS, the login and the check of the server together. The parameter
-/// `connect_timeout` replaces this limit. The requests that cancel a statement always have this limit.
+/// Time limit for one attempt to connect to an address: for TCP, TLS, the login and the check of the server together. The
+/// parameter `connect_timeout` replaces this limit. The requests that cancel a statement always share this limit.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). It is short, so that with
 /// the default of `DATABASE_TIMEOUT_MS`, a request has time for the third server if two do not answer.
@@ -82,7 +82,8 @@ impl Target {
     /// address does not answer within [`NEXT_ADDRESS_DELAY`], the next address is tried at the same time.
     ///
     /// # Errors
-    /// If no server can be reached in time, accepts the login and is of the wanted kind. The message has all reasons.
+    /// If no server can be reached in time, accepts the login and is of the wanted kind. The message has a reason for each
+    /// failed attempt.
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let (addresses, mut failures) = self.addresses().await;
         let mut waiting = VecDeque::new();
@@ -186,7 +187,7 @@ impl Target {
                 config.ssl_mode(SslMode::Disable);
                 let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
                 check_session(&client, &mut connection, session).await?;
-                // The task ends when the client is dropped. The client reports the errors of the connection.
+                // The task ends when the client is dropped or the connection fails. The requests of the client then fail.
                 tokio::spawn(async move { connection.await.ok() });
                 Ok(AsyncPgConnection::try_from(client).await?)
             }
@@ -288,7 +289,7 @@ impl fmt::Display for Address {
 
 /// Returns whether the next way to connect, with TLS instead of plain text or the reverse, may work after this error: it is an
 /// error of tokio-postgres without a SQLSTATE, as after a failed handshake, or the server refused the login (SQLSTATE class
-/// 28). Other errors with a SQLSTATE, such as those of a server that is restarting or full, would occur with both ways.
+/// 28). Other errors with a SQLSTATE, such as those of a server that is restarting or full, usually occur with both ways.
 fn is_about_encryption(error: &BoxError) -> bool {
     let code = error.downcast_ref::<tokio_postgres::Error>().map(|error| error.code());
     code.is_some_and(|code| code.is_none_or(|code| code.code().starts_with("28")))

@@ -32,7 +32,7 @@ ORDER BY 2";
 pub struct ConnectionBudget {
     /// The name of the limit with the fewest free connections: the limit of the server, the role or the database.
     limit: String,
-    /// How many connections the limit allows.
+    /// How many connections the limit allows, without the reserved ones.
     usable: i64,
     /// How many of these connections are free. The connection that reads the limits counts as free.
     free: i64,

@@ -23,7 +23,7 @@ pub(super) struct PlainText;
 #[derive(Clone)]
 pub(super) struct Encrypted(TlsConnector);
 
-/// A connector that encrypts with TLS, for the certificate of one host.
+/// A connector that encrypts with TLS, for one host.
 pub(super) struct EncryptedTo {
     tls: TlsConnector,
     host: ServerName<'static>,

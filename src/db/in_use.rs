@@ -31,7 +31,6 @@ impl<K: Hash + Eq> KeysInUse<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<K>> {
-        // Nothing panics while holding the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

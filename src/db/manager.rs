@@ -43,14 +43,15 @@ impl ServerHealth {
     pub(super) fn test_if_silent_since(&self, at: Instant) {
         self.update(|times| {
             times.doubtful_until = times.doubtful_until.max(Some(at));
-            // Forgets a silence before `at`: the connection of this work was usable after that silence.
+            // Forgets a silence before `at`: the connection of this work counted as usable after that silence.
             times.silent_at = times.silent_at.filter(|found_at| *found_at >= at);
         });
     }
 
     /// Records that a connection which was tested at `tested_at` does not answer. A single connection may be silent because
-    /// this process was too busy to read the answer. If another connection was found silent before this test, the server counts
-    /// as frozen. Connections that were opened before this test then become useless, so that no request has to test them.
+    /// this process was too busy to read the answer. If the silence of another connection before this test is recorded, the
+    /// server counts as frozen. Connections that were opened before this test then become useless, so that no request has to
+    /// test them.
     fn record_silence(&self, tested_at: Instant) {
         self.update(|times| match times.silent_at {
             None => times.silent_at = Some(Instant::now()),
@@ -63,7 +64,7 @@ impl ServerHealth {
         });
     }
 
-    /// Records that a tested connection has answered. So a frozen server was not the reason for an earlier silence.
+    /// Records that a tested connection has answered, so an earlier silence no longer counts.
     fn record_answer(&self) {
         self.update(|times| times.silent_at = None);
     }
@@ -90,7 +91,7 @@ pub struct PooledPgConnection {
     opened_at: Instant,
     /// When the connection was opened, last returned to the pool, or last answered a test.
     answered_at: Instant,
-    /// Whether the connection is being tested, or a test was interrupted.
+    /// Whether the connection is being tested, or its test has failed or was interrupted.
     in_test: bool,
 }
 

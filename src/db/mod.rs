@@ -1,7 +1,7 @@
 //! The PostgreSQL pool.
 //!
-//! The pool is bb8 with our own connection manager (`manager`). If a server is frozen or accepts no writes, the manager discards
-//! all connections that were opened before, not one after the other.
+//! The pool is bb8 with our own connection manager (`manager`). Once a server is found frozen or accepts no writes, the
+//! manager discards all connections that were opened before, without a test of each.
 //!
 //! No query of the pool relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. The
 //! transactions of requests and jobs set their own isolation level and statement timeout. Migrations need a session of their
@@ -75,7 +75,8 @@ pub struct Db {
     last_error: LastError,
 }
 
-/// A connection of the pool. When the guard is dropped, it returns to the pool, unless it is broken.
+/// A connection of the pool. When the guard is dropped, the connection returns to the pool, unless it is broken or older than
+/// `MAX_LIFETIME`.
 pub type Guard<'a> = bb8::PooledConnection<'a, Manager>;
 
 impl Db {
@@ -95,7 +96,7 @@ impl Db {
             .connection_timeout(timeout)
             .idle_timeout(Some(IDLE_TIMEOUT))
             .max_lifetime(Some(MAX_LIFETIME))
-            // Hands out the connection that was returned last, so that the others become idle and are closed.
+            // Hands out the connection that was returned last, so that unneeded connections reach the idle timeout.
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
@@ -104,7 +105,7 @@ impl Db {
         Ok(Self { pool, pool_size, target, health, timeout, last_error })
     }
 
-    /// Returns `DATABASE_TIMEOUT_MS`: how long a request waits for a connection, and then as long again for its queries.
+    /// Returns `DATABASE_TIMEOUT_MS`: how long [`Db::run`] may wait for a connection, and then as long again for its work.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -115,12 +116,12 @@ impl Db {
     /// deadlock or a serialization failure, `work` runs again too, at most three times. All attempts end within twice the
     /// timeout. So `work` must be one statement, or only read.
     ///
-    /// On a timeout, the connection is discarded, because it is still busy. The server is asked to cancel the statement, and
-    /// rolls an open transaction back.
+    /// If `work` does not finish in time, the connection is discarded, because it is still busy. The server is asked to cancel
+    /// the statement, and rolls an open transaction back.
     ///
     /// # Errors
-    /// Those of `work`; [`Error::Unavailable`] if no connection is free in time, the server cannot be reached, or
-    /// `work` does not finish in time.
+    /// Those of `work`; [`Error::Unavailable`] if no connection is free or can be opened in time, or `work` does not finish in
+    /// time.
     pub async fn run<T>(
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
@@ -182,7 +183,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // Each attempt discards one stale connection. After `pool_size` attempts, the last attempt opens a new connection.
+        // Each of these attempts discards one stale connection. The last attempt then usually has a new connection.
         for _ in 0..self.pool_size {
             match self.attempt(timeout, work.clone()).await {
                 Err(error) if is_stale_statement(&error) => {}
@@ -197,7 +198,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
     ) -> Result<T> {
-        // The guard also cancels the statement if the client disconnects, because that drops this future.
+        // The guard also cancels the statement if this future is dropped, for example because the client disconnects.
         let conn = self.get().await?;
         let mut guard = CancelOnDrop { conn, db: self, started_at: Instant::now(), finished: false };
         match tokio::time::timeout(timeout, work(&mut guard.conn)).await {
@@ -241,7 +242,7 @@ impl Db {
     /// would then hand out a busy connection.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if no connection is free in time or the server cannot be reached.
+    /// [`Error::Unavailable`] if no connection is free or can be opened in time.
     pub async fn get(&self) -> Result<Guard<'_>> {
         let started_at = Instant::now();
         let guard = self.pool.get().await.map_err(|error| match error {
@@ -256,8 +257,8 @@ impl Db {
     }
 }
 
-/// Runs `work` in a transaction on a connection, and commits if it succeeds. For commands without a pool. Runs `work`
-/// again after a deadlock or a serialization failure, as [`Db::transaction`] does.
+/// Runs `work` in a transaction on a connection, and commits if it succeeds. For commands and for the start of a server. Runs
+/// `work` again after a deadlock or a serialization failure, as [`Db::transaction`] does.
 ///
 /// # Errors
 /// Those of `work`, after a rollback; [`Error::Unavailable`] or [`Error::Internal`] if BEGIN or COMMIT fails.
@@ -296,8 +297,8 @@ async fn transaction_once<T>(
     }
 }
 
-/// A guard of a connection in use. If it is dropped before `finished` is set, it discards the connection and cancels
-/// the statement.
+/// A guard of a connection in use. If it is dropped before `finished` is set, it discards the connection and asks the
+/// server to cancel the statement.
 struct CancelOnDrop<'a> {
     conn: Guard<'a>,
     db: &'a Db,

@@ -63,8 +63,8 @@ impl<'a> Deref for OrgTx<'a> {
 impl Db {
     /// Reads the data of an organization, in a transaction. `work` may run more than once, as in [`Db::transaction`].
     ///
-    /// For a change, call `services::transaction::change_in_org` instead, which checks the membership again: `scope` may be based
-    /// on a membership that was read up to `IDENTITY_CACHE_MS` ago.
+    /// For a change, call `services::transaction::change_in_org` instead, which checks the membership again: the
+    /// membership may have ended since it was read for `scope`.
     ///
     /// # Errors
     /// As [`Db::run`]; [`Error::Unavailable`](crate::error::Error::Unavailable) or
@@ -142,7 +142,7 @@ fn set_org_sql(org_id: i64) -> String {
 /// trip.
 ///
 /// PostgreSQL runs the statements of a connection in the order in which they were sent. After a failed statement, it refuses
-/// all others until the end of the transaction. So no statement of `work` runs unless `statements` have succeeded.
+/// all others until the end of the transaction. So if `statements` fail in the transaction, no statement of `work` runs.
 async fn run_behind<T>(
     mut conn: &AsyncPgConnection,
     statements: &str,

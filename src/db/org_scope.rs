@@ -16,7 +16,7 @@ pub enum Via {
     Session,
     /// The id of the API key.
     ApiKey(i64),
-    /// A job that the user has enqueued.
+    /// A job whose owner is the user.
     Job,
 }
 

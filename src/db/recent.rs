@@ -84,8 +84,8 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
         Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age: other.max_age, epoch: other.epoch.clone() }
     }
 
-    /// Returns the cached result of `key` if it is recent enough, otherwise the result of `load`. `None` if `load` found no
-    /// row.
+    /// Returns the cached result of `key` if it is recent enough, otherwise the result of `load` or of the query of a concurrent
+    /// caller. `None` if the query found no row.
     ///
     /// # Errors
     /// Those of `load`; [`Error::Unavailable`] if the query that this call shares with a concurrent caller failed.

@@ -56,7 +56,7 @@ where
 }
 
 /// Returns whether the server accepts writes: it is neither a standby nor read-only. The answer may change while a connection
-/// is open, because a pooler or a proxy may switch to another server.
+/// is open, for example because a pooler or a proxy switches to another server.
 ///
 /// # Errors
 /// If the query fails, for example because PostgreSQL does not answer.

@@ -27,7 +27,7 @@ pub fn sqlstate(error: &DieselError) -> Option<&str> {
     (code.len() == 5 && code.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(code)
 }
 
-/// A decrypted stream from a PostgreSQL server that puts the SQLSTATE in front of the message of each error. An error without
+/// A stream of plaintext from a PostgreSQL server that puts the SQLSTATE in front of the message of each error. An error without
 /// a SQLSTATE, or with more than [`MAX_ERROR_BYTES`], is passed on unchanged.
 pub(super) struct SqlStateStream<S> {
     inner: S,
@@ -35,7 +35,7 @@ pub(super) struct SqlStateStream<S> {
     scanner: Scanner,
     /// An error message that has not arrived completely. While it is rewritten, also the bytes that were received after it.
     error: Vec<u8>,
-    /// Rewritten bytes that the caller of `poll_read` has not read yet.
+    /// Bytes that are ready for the caller of `poll_read`.
     ready: Vec<u8>,
 }
 
@@ -159,7 +159,7 @@ impl Scanner {
     }
 
     /// Returns where the first error begins; `None` if no error begins in these bytes. After an error, the caller must continue
-    /// with the bytes after this error.
+    /// with the bytes after this error, or [`skip`](Self::skip) the error.
     fn find_error(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {

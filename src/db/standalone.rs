@@ -28,7 +28,7 @@ const AWAY: &[&str] = &["refused", "no answer within", "lookup", "look-up", "No 
 const ENDED: &[&str] = &["[57P", "[08", "closed", "reset by peer", "Broken pipe", "eof", "end of file"];
 /// Part of the message about a server of another kind than `target_session_attrs` asks for.
 const OTHER_KIND: &str = "see target_session_attrs";
-/// Parts of messages about problems that only a change of the settings or of the server can fix.
+/// Parts of messages about problems that only a change of the settings, the server or a pooler can fix.
 const PERMANENT: &[&str] = &[
     "[28",
     "[3D000]",
@@ -54,8 +54,8 @@ pub(super) const POOLER_FIX: &str = "A pooler loses prepared statements: use PgB
 #[error("{message}")]
 pub struct ConnectFailure {
     message: String,
-    /// Whether a later attempt can succeed without a change of the settings, for example if the server is down, has no free
-    /// connection, is starting or is a standby.
+    /// Whether a later attempt may succeed without a change of the settings, for example if the server is down, has no free
+    /// connection, is starting or is a standby. `false` also if one of several servers has a permanent problem.
     pub is_transient: bool,
 }
 
@@ -65,8 +65,8 @@ pub struct ConnectFailure {
 /// # Errors
 /// If the settings are invalid, a file that they name cannot be read or is invalid, a root certificate is needed and none is
 /// found, or the encoding of the database is not UTF-8.
-/// [`ConnectFailure`] if the server cannot be reached, refuses the login, has no free connection, is still starting or is of
-/// another kind than `target_session_attrs`, or if its encoding cannot be read.
+/// [`ConnectFailure`] if no connection can be opened, for example because the server cannot be reached, refuses the login or is
+/// of another kind than `target_session_attrs`, or if the encoding cannot be read.
 pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let conn = open(&Target::new(settings.options()?)?, settings.setting_names()).await?;
     check_encoding(conn).await

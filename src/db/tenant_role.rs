@@ -3,7 +3,7 @@
 use diesel::{QueryResult, QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-/// Selects why `SET ROLE saas_tenant` fails or would not restrict anything.
+/// Selects why `SET ROLE saas_tenant` fails or may not restrict the product.
 const ROLE_PROBLEMS: &str = "
 SELECT value FROM (
     SELECT CASE
@@ -54,7 +54,7 @@ struct Row {
     value: String,
 }
 
-/// Returns why the data of organizations cannot be used or is not isolated, with the statements that fix each problem. The
+/// Returns why the data of organizations cannot be used or is not isolated, with the fix of each problem. The
 /// connection must not be in a transaction.
 ///
 /// # Errors

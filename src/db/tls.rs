@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_mode_tries_the_same_ways_as_libpq() {
+    fn the_mode_decides_which_ways_are_tried_as_in_libpq() {
         let attempts = |mode, tls_only| {
             let options = TlsOptions {
                 mode,

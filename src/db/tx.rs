@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::context::RequestContext;
 
-/// An open transaction and the request that it belongs to. Derefs to the connection.
+/// An open transaction and the context of the request or job that it belongs to. Derefs to the connection.
 pub struct Tx<'a> {
     conn: &'a AsyncPgConnection,
     /// The user, the client and the ids of the request, for the audit trail.
@@ -24,7 +24,7 @@ pub struct Tx<'a> {
     effects: &'a Effects,
 }
 
-/// The actions outside the database that must follow the commit.
+/// The actions outside the database that follow the commit.
 #[derive(Default)]
 pub struct Effects {
     identities_unchanged: AtomicBool,
@@ -47,7 +47,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Wraps a transaction that the caller begins and commits. For `services::transaction`, and for functions of commands without
-    /// an `App`; other services call `services::transaction::change`.
+    /// an `App`; other services call the functions of `services::transaction`.
     pub fn on(conn: &'a AsyncPgConnection, context: &'a RequestContext, effects: &'a Effects) -> Self {
         Self { conn, context, effects }
     }
@@ -64,7 +64,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Records that this transaction changes neither the permissions of a user or an API key, nor the validity of a session or a
-    /// key. Without this call, the commit invalidates the cached identities of this process.
+    /// key. Without this call, `services::transaction` invalidates the cached identities of this process.
     pub fn set_identities_unchanged(&self) {
         self.effects.identities_unchanged.store(true, Ordering::Relaxed);
     }

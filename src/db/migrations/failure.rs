@@ -12,7 +12,7 @@ use crate::{db::sqlstate::sqlstate, error::shortened};
 /// Maximum number of characters of a line of SQL that a message repeats.
 const MAX_LINE_CHARS: usize = 120;
 
-/// SQLSTATEs of a missing privilege, or of a missing extension or schema.
+/// SQLSTATEs that an error about a missing privilege, extension or schema may have.
 const PRIVILEGE_SQLSTATES: &[&str] = &["42501", "3F000", "42704", "0A000", "58P01"];
 
 const OBJECT_EXISTS: &str = "the database has this object, but no record of this migration. Use a database of its own for each \
@@ -60,7 +60,7 @@ const ADVICE: &[(&str, &str)] = &[
     ("57014", "the statement was canceled, or the server has a time limit"),
 ];
 
-/// Explains a failure in several lines: the migration and the place in its script, the error of the server, and the fix.
+/// Explains a failure in several lines: the migration and the place in its script, the error of the server, and known fixes.
 /// The connection must not be in a transaction.
 pub(super) async fn explain(conn: &AsyncPgConnection, failed: &Failed) -> Vec<String> {
     let Failed { script, error, position, .. } = failed;

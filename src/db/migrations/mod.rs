@@ -50,7 +50,7 @@ pub struct Status {
 pub enum State {
     Applied,
     Pending,
-    /// Applied, but not one of these migrations: another build has applied it.
+    /// Applied, but not one of these migrations, for example because another build has applied it.
     Unknown,
 }
 
@@ -83,8 +83,8 @@ impl Migrations {
     /// Applies the pending migrations and returns their names.
     ///
     /// # Errors
-    /// As [`db::connect`], and if a migration is pending, as [`db::connect_directly`]; also if two migrations have the same
-    /// version, or a pending migration is empty or fails. Migrations before the failed one stay applied.
+    /// As [`db::connect`], and if a migration is pending, as [`db::connect_directly`]; also if a query fails, two migrations
+    /// have the same version, or a pending migration is empty or fails. Migrations before the failed one stay applied.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
         // Without a pending migration, no lock is needed. So replicas of the product can start through a pooler.
         let conn = db::connect(settings).await?;
@@ -104,8 +104,8 @@ impl Migrations {
     /// applied.
     ///
     /// # Errors
-    /// As [`db::connect`]; also if some migrations are applied but fewer than `count`, or if one of them has no statement in its
-    /// `down.sql` or was applied by another build.
+    /// As [`db::connect`]; also if a query fails, some migrations are applied but fewer than `count`, or one of the `count` newest
+    /// has no statement in its `down.sql` or was applied by another build.
     pub async fn plan(&self, settings: &Database, count: usize) -> anyhow::Result<Plan> {
         let conn = db::connect(settings).await?;
         let newest = self.newest_applied(&conn, count).await?;
@@ -117,8 +117,8 @@ impl Migrations {
     /// Reverts the migrations of a plan and returns their names.
     ///
     /// # Errors
-    /// As [`db::connect_directly`]; also if another process has applied or reverted a migration since the plan was made, or a
-    /// migration fails. Migrations that were reverted before the failed one stay reverted.
+    /// As [`db::connect_directly`]; also if the migrations of the plan are no longer the newest applied migrations, or one of
+    /// them fails. Migrations that were reverted before the failed one stay reverted.
     pub async fn down(&self, settings: &Database, plan: &Plan) -> anyhow::Result<Vec<String>> {
         let conn = run::lock(settings).await?;
         let planned = self.planned(&conn, plan).await?;
@@ -158,9 +158,9 @@ impl Migrations {
         Ok(list)
     }
 
-    /// Returns why [`Migrations::up`] would fail in this database, with the fix. `None` if no reason was found.
+    /// Returns why [`Migrations::up`] would fail in this database, with the fix if it is known. `None` if no reason was found.
     ///
-    /// If no migration is applied yet, applies the migrations in a transaction, up to the first that a rollback cannot undo, and
+    /// If no migration is applied yet, applies the migrations before the first that a rollback cannot undo, in a transaction, and
     /// rolls the transaction back. Otherwise, such a rehearsal could lock the tables of a running product, so only the list of
     /// migrations and the privileges of the role are checked.
     ///
@@ -177,7 +177,7 @@ impl Migrations {
             if let Some(failed) = failed.filter(|failed| !was_interrupted(failed)) {
                 return Ok(Some(failure::explain(conn, &failed).await.join(" ").replace('\n', " ")));
             }
-            // The rehearsal has tried the scripts, but not their record in `__diesel_schema_migrations`.
+            // The rehearsal has tried the scripts that it can undo, but not their record in `__diesel_schema_migrations`.
             scripts.clear();
         }
         let missing = privileges::missing(conn, &scripts).await?;

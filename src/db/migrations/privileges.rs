@@ -10,7 +10,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{query::Row, source::without_comments};
 
-/// One row for each privilege that the role lacks, and for each missing schema or extension, with the fix. `$1` has the
+/// One row for each checked privilege that the role lacks, and for a missing schema or extension, with the fix. `$1` has the
 /// extensions to create, `$2` the words of the script.
 const MISSING_PRIVILEGES: &str = "
 WITH needed AS (SELECT unnest($1) AS name)

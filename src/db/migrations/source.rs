@@ -22,7 +22,7 @@ pub(super) struct Migration {
     pub name: Cow<'static, str>,
     pub up: Cow<'static, str>,
     pub down: Cow<'static, str>,
-    /// Whether the script runs in a transaction. `metadata.toml` can turn it off, for statements such as `CREATE INDEX
+    /// Whether each script runs in a transaction. `metadata.toml` can turn it off, for statements such as `CREATE INDEX
     /// CONCURRENTLY`.
     pub in_transaction: bool,
 }
@@ -115,7 +115,7 @@ impl Migration {
         !has_statement(&self.up)
     }
 
-    /// Returns whether a rollback can undo `up.sql`: the script runs in a transaction, and does not contain COMMIT.
+    /// Returns whether a rollback probably undoes `up.sql`: the script runs in a transaction, and does not contain COMMIT.
     pub fn can_be_rehearsed(&self) -> bool {
         self.in_transaction && !without_comments(&self.up).to_lowercase().contains("commit")
     }

@@ -99,7 +99,7 @@ impl Linter<'_> {
     }
 }
 
-/// Returns whether an action locks the table against writes of other sessions. An unknown action counts as one that does.
+/// Returns whether an action may lock the table against writes of other sessions. An unknown action counts as one that does.
 fn locks_writes(action: Cursor<'_>) -> bool {
     let is_storage_parameter = action.0.get(1).is_some_and(|second| second.is_symbol('('));
     !(action.is_at_any(&["validate", "attach"]) || action.has("set statistics") || is_storage_parameter)

@@ -13,8 +13,8 @@ const SERIAL_TYPES: &[&str] = &["serial", "bigserial", "smallserial", "serial2",
 const ENDS_OF_DEFAULT: &[&str] =
     &["constraint", "not", "null", "check", "unique", "primary", "references", "generated", "collate"];
 
-/// Words before a parenthesis that do not make a default differ from row to row: functions that are stable in a transaction
-/// or immutable, types with a length or precision, operators, and keywords. Any other function counts as volatile.
+/// Words before a parenthesis that do not make a default differ from row to row: functions that are stable or
+/// immutable, types with a length or precision, operators, and keywords. Any other function counts as volatile.
 const STABLE_WORDS: &[&str] = &[
     "now",
     "transaction_timestamp",

@@ -38,7 +38,7 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-/// A dangerous statement of a migration, or a marker that allows nothing.
+/// A dangerous statement of a migration, or a marker with an unknown or unneeded rule, or without a rule or a reason.
 pub struct Finding {
     /// The name of the migration.
     pub migration: String,

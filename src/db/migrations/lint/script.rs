@@ -9,11 +9,11 @@ use super::{
     token::{Comment, Kind, Token, Tokens, procedural_statements, statements, tokenize},
 };
 
-/// Replaces a variable or placeholder in a text that EXECUTE runs, because its value is not known.
+/// Replaces a variable, or a placeholder other than `%L`, in a text that EXECUTE runs, because its value is not known.
 const UNKNOWN: &str = " _unknown_ ";
 
-/// Returns the rules that a script breaks, in the order of its lines. `checks` has the NOT NULL constraints that earlier
-/// scripts have added. This function adds the constraints of this script, and removes those that the script drops.
+/// Returns the rules that a script breaks, in the order of its lines. `checks` has the NOT NULL constraints that ADD
+/// CONSTRAINT has added in earlier scripts. This function adds those of this script, and removes those that DROP CONSTRAINT drops.
 pub(super) fn lint(sql: &str, in_transaction: bool, checks: &mut Vec<NotNullCheck>) -> Vec<Found> {
     let tokens = tokenize(sql, 1).tokens;
     let parts: Vec<_> = statements(&tokens).into_iter().filter(|part| !part.is_empty()).collect();
@@ -108,7 +108,7 @@ fn text_of(token: &Token) -> Option<&str> {
 /// A comment that allows a statement to break rules: `-- lint: allow drop-column because ...`.
 struct Marker {
     line: usize,
-    /// The number of tokens before it.
+    /// The number of tokens before the comment.
     position: usize,
     /// The names of the allowed rules, and whether the statement breaks each of them.
     rules: Vec<(String, bool)>,
@@ -126,7 +126,7 @@ impl Marker {
         Some(Self { line: comment.line, position: comment.position, rules })
     }
 
-    /// Returns whether the marker is in a statement, between the previous statement and this one, or behind this statement on the
+    /// Returns whether the marker is in this statement, between the previous statement and this one, or behind this statement on the
     /// line of its semicolon.
     fn belongs_to(&self, statement: &Range<usize>, tokens: &[Token]) -> bool {
         let before = self.position.checked_sub(1).and_then(|at| tokens.get(at));

@@ -28,7 +28,7 @@ pub(super) struct NotNullCheck {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Script,
-    /// In the body of a DO statement.
+    /// In the body of a DO statement, or in a text that such a body runs.
     Body {
         has_loop: bool,
         has_commit: bool,
@@ -44,12 +44,13 @@ pub(super) struct Linter<'a> {
     pub place: Place,
     /// The views, functions and other objects of `statement::OBJECTS` that the script creates: their kinds and names.
     pub created: BTreeSet<(&'static str, String)>,
-    /// The tables and materialized views that the script has created. No other session can use them yet.
+    /// The tables and materialized views that the script has created. No running release uses them yet.
     pub new_tables: BTreeSet<String>,
     pub new_indexes: BTreeSet<String>,
-    /// The tables, except new tables, that the transaction has locked against writes or against all queries.
+    /// The tables, except new tables, that the script has locked against writes or against all queries.
     pub locked: BTreeSet<String>,
-    /// The NOT NULL constraints that this and earlier migrations have added and not dropped.
+    /// The NOT NULL constraints that ADD CONSTRAINT in this and earlier migrations has added to existing tables, except those that
+    /// DROP CONSTRAINT has dropped.
     pub checks: &'a mut Vec<NotNullCheck>,
     pub found: Vec<Found>,
 }
@@ -66,7 +67,7 @@ impl Linter<'_> {
         self.new_tables.contains(table)
     }
 
-    /// Records that the transaction locks a table until it ends. Reports the lock of a second table.
+    /// Records that the script locks a table. Reports each locked table after the first.
     pub fn lock(&mut self, table: &str, at: &Token) {
         if self.is_new(table) {
             return;
@@ -77,7 +78,7 @@ impl Linter<'_> {
     }
 
     /// Returns whether the current statement runs outside of a transaction. Several statements of a script share a
-    /// transaction even if the runner begins none (PostgreSQL documentation, section 55.2.2.1).
+    /// transaction even if the runner begins none (PostgreSQL documentation, "Multiple Statements in a Simple Query").
     pub fn is_outside_of_transaction(&self) -> bool {
         !self.in_transaction && self.is_single && self.place == Place::Script
     }

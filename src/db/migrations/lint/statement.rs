@@ -143,7 +143,7 @@ impl Linter<'_> {
             self.new_indexes.extend(rest.name());
         }
         rest.skip("on");
-        // CREATE INDEX ON ONLY indexes the parent of partitions alone, which has no rows.
+        // The table of CREATE INDEX ON ONLY is usually the parent of partitions, which has no rows.
         let is_only = rest.skip("only");
         let Some(table) = rest.name() else { return };
         if is_concurrent {
@@ -184,7 +184,7 @@ impl Linter<'_> {
             self.report(rules::DROP_OBJECT, first);
         } else if let Some(kind) = OBJECTS.iter().find(|kind| rest.skip(kind)) {
             rest.skip("if exists");
-            // An object that the script also creates is replaced, and not removed.
+            // An object that the script also creates counts as replaced, not removed.
             if rest.names().into_iter().any(|name| !self.created.contains(&(*kind, name))) {
                 self.report(rules::DROP_OBJECT, first);
             }

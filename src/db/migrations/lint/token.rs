@@ -1,4 +1,4 @@
-//! Splits SQL into tokens and statements as PostgreSQL does (documentation, section 4.1, "Lexical Structure").
+//! Splits SQL into tokens and statements (PostgreSQL documentation, section 4.1, "Lexical Structure").
 
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ pub(super) enum Kind {
 pub(super) struct Comment {
     pub text: String,
     pub line: usize,
-    /// The number of tokens before it.
+    /// The number of tokens before the comment.
     pub position: usize,
 }
 
