@@ -57,8 +57,8 @@ CREATE INDEX one_time_tokens_expires_at_idx ON one_time_tokens (expires_at);
 -- The second factor of a user: the secret of an authenticator (TOTP, RFC 6238).
 CREATE TABLE two_factor (
     user_id      BIGINT PRIMARY KEY REFERENCES users ON DELETE CASCADE,
-    -- Encrypted with TWO_FACTOR_KEY, or still with TWO_FACTOR_KEY_PREVIOUS until the user next enters a code of the
-    -- authenticator.
+    -- Encrypted with TWO_FACTOR_KEY, or still with TWO_FACTOR_KEY_PREVIOUS until the next code of the authenticator is
+    -- accepted.
     secret       BYTEA NOT NULL,
     -- Null until the user has entered a first code of the authenticator, which enables the second factor.
     confirmed_at TIMESTAMPTZ,
@@ -68,13 +68,13 @@ CREATE TABLE two_factor (
 
 CREATE TABLE recovery_codes (
     user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
-    -- SHA-256 of 120 random bits (OWASP ASVS 5, 6.5.2 requires at least 112).
+    -- SHA-256 of a code with 120 random bits (OWASP ASVS 5, 6.5.2 requires at least 112).
     hash    BYTEA NOT NULL CHECK (octet_length(hash) = 32),
     PRIMARY KEY (user_id, hash)
 );
 
--- Mails to send. A mail is written in the transaction of the change that it reports, and moved to the job queue after
--- the commit, because the queue may be unavailable during the transaction.
+-- Mails to send. Release 0.1.0 writes a mail in the transaction of the change that it reports, and moves it to the job queue
+-- after the commit, because the queue may be unavailable during the transaction.
 CREATE TABLE outbox (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     letter     JSONB NOT NULL,

@@ -3,13 +3,13 @@
 CREATE TABLE audit_log (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- The user who has caused the change: the signed-in user, the creator of the API key, or the owner of the job. Null if
-    -- there is no such user, as for a command or a scheduled job.
+    -- The user who has caused the change, such as the signed-in user, the creator of the API key, or the owner of the job. Null
+    -- if there is no such user, as for a command or a scheduled job.
     actor_id    BIGINT,
     action      TEXT NOT NULL,
     target_type TEXT NOT NULL,
     target_id   TEXT NOT NULL,
-    -- Fields of the target before and after the action, without secrets.
+    -- Fields of the target before and after the action, without secrets. `after` may have details such as a reason instead.
     before      JSONB,
     after       JSONB,
     address     TEXT,

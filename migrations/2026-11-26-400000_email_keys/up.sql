@@ -1,6 +1,6 @@
 -- A key that is the same for all spellings of an address, so that an address has at most one account. The application
--- computes the key. In existing rows, it is null until the application has filled it in. It stays null if another account
--- has the same key, or if the address is not valid any more.
+-- computes the key. In rows of earlier releases, it is null until the application has filled it in. It stays null if another
+-- account has the same key, or if the address is not valid any more.
 ALTER TABLE users ADD COLUMN email_key TEXT UNIQUE;
 CREATE INDEX users_without_email_key_idx ON users (id) WHERE email_key IS NULL;
 

@@ -5,8 +5,8 @@ CREATE TABLE job_outbox (
     id            UUID PRIMARY KEY,
     queue         TEXT NOT NULL,
     task          TEXT NOT NULL,
-    -- The user who owns the job. Without a foreign key: when a user is deactivated or deleted, the purge of the user's jobs
-    -- deletes the row.
+    -- The user who owns the job. Without a foreign key: when a user is deactivated, deleted or scheduled for deletion,
+    -- the purge of the user's jobs deletes the row.
     owner         BIGINT,
     -- The JSON that Redis gets. Text, because JSONB would not keep its bytes.
     envelope      TEXT NOT NULL,
@@ -20,8 +20,8 @@ CREATE TABLE job_outbox (
     -- When the row was set aside, because the queue refuses the job, the relay cannot read it, or it may already have run.
     -- No relay claims the row.
     set_aside_at  TIMESTAMPTZ
-    -- Most rows are deleted within milliseconds. By default, autovacuum would wait until a fifth of the table is dead rows,
-    -- which queries would read meanwhile.
+    -- Most rows are deleted within milliseconds. By default, autovacuum of a large table would wait until a fifth of it is dead
+    -- rows, which queries would read meanwhile.
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX job_outbox_owner_idx ON job_outbox (owner) WHERE owner IS NOT NULL;
 CREATE INDEX job_outbox_set_aside_idx ON job_outbox (id) WHERE set_aside_at IS NOT NULL;

@@ -1,6 +1,7 @@
 -- The answers to requests with the header `Idempotency-Key`. An answer is written in the transaction of the change that it
--- reports. For 24 hours, a repeated request with the same key and content gets the same answer. An answer belongs to a
--- caller, not to an organization, so the table has no column `org_id` and no row-level security policy.
+-- reports. For 24 hours, a repeated request with the same key and content gets the same answer, unless its caller is
+-- now refused. An answer belongs to a caller, not to an organization, so the table has no column `org_id` and no row-level
+-- security policy.
 CREATE TABLE idempotency_keys (
     -- The caller of the operation, such as `user:7`. Text, since not every caller is a user.
     caller      TEXT NOT NULL,

@@ -2,8 +2,8 @@
 -- role. Roles belong to the whole server: a migration of another database may have created the role, or may do so now.
 DO $$
 DECLARE
-    -- The role in DATABASE_URL. The product sets `saas.product_role` before it runs migrations, since these can run as another
-    -- role.
+    -- The role in DATABASE_URL or POSTGRES_USER. The product sets `saas.product_role` before it runs migrations, since these can
+    -- run as another role.
     product TEXT := coalesce(
         (SELECT rolname FROM pg_roles WHERE rolname = current_setting('saas.product_role', true)), current_user
     );

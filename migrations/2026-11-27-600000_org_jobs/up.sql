@@ -5,7 +5,7 @@ CREATE TABLE org_jobs (
     -- The id of the job: a UUID of version 7, so the order of the ids is that of the time.
     id         UUID NOT NULL,
     task       TEXT NOT NULL,
-    -- The member who has enqueued the job. Null if the account was deleted.
+    -- The member who has enqueued the job, or whose API key has. Null if the account was deleted.
     created_by BIGINT REFERENCES users ON DELETE SET NULL,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (org_id, id)

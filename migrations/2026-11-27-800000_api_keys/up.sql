@@ -21,7 +21,7 @@ CREATE TABLE api_keys (
     expires_at          TIMESTAMPTZ,
     created_at          TIMESTAMPTZ NOT NULL DEFAULT now(),
     rotated_at          TIMESTAMPTZ,
-    -- When the key was last used. Updated at most once a minute, so the last use may be about a minute later.
+    -- When the key was last used. Updated at most once a minute, by a background task, so the last use may be later.
     last_used_at        TIMESTAMPTZ,
     revoked_at          TIMESTAMPTZ,
     -- When the mails were written which announce that the key expires soon.

@@ -204,7 +204,7 @@ pub async fn script_time(conn: &mut MultiplexedConnection) -> Result<f64> {
     Ok(total)
 }
 
-/// Returns the bytes of memory that Redis uses, without the buffers of connections.
+/// Returns the bytes of memory that Redis uses, without the buffers of clients.
 pub async fn used_memory(conn: &mut MultiplexedConnection) -> Result<f64> {
     let info = read_info(conn, "memory").await?;
     let mut bytes = [0.0; 2];

@@ -4,7 +4,7 @@ use std::{fmt, iter::once};
 
 use crate::bare::CALLERS;
 
-/// The values of one measurement, one for each round.
+/// The values of one measurement, usually one for each round.
 #[derive(Default)]
 pub struct Rounds(Vec<f64>);
 
@@ -75,7 +75,7 @@ impl Rounds {
     }
 }
 
-/// The result of one round of the engine or of the baseline.
+/// The result of one or more runs of the engine or of the baseline.
 #[derive(Default)]
 pub struct Sample {
     pub jobs: usize,

@@ -104,8 +104,8 @@ impl Migrations {
     /// applied.
     ///
     /// # Errors
-    /// As [`db::connect`]; also if a query fails, some migrations are applied but fewer than `count`, or one of the `count` newest
-    /// has no statement in its `down.sql` or was applied by another build.
+    /// As [`db::connect`]; also if a query fails, some migrations are applied but fewer than `count`, or one of the `count`
+    /// newest has no statement in its `down.sql` or was applied by another build.
     pub async fn plan(&self, settings: &Database, count: usize) -> anyhow::Result<Plan> {
         let conn = db::connect(settings).await?;
         let newest = self.newest_applied(&conn, count).await?;

@@ -72,8 +72,8 @@ pub(super) enum Effect {
 pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let mut conn = db::connect_directly(settings).await?;
     let failed = "cannot acquire the lock for migrations";
-    // A migration may take long, so it has no statement timeout. A statement that waits for a lock can hold up later
-    // requests to its table, so that wait has a limit. The harness begins its transactions with the isolation level of the session.
+    // A migration may take long, so it has no statement timeout. A statement that waits for a lock can hold up later requests
+    // to its table, so that wait has a limit. The harness begins its transactions with the isolation level of the session.
     let session = "SET statement_timeout = 0; SET lock_timeout = '10s'; SET default_transaction_isolation = 'read committed'";
     conn.batch_execute(session).await.context(failed)?;
     // A migration grants `saas_tenant` to the role of the product, which may be another role than that of the migration.

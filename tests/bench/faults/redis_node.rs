@@ -1,4 +1,4 @@
-//! One process of Redis, which can be killed, suspended, and started again with its data and address.
+//! One process of Redis, which can be killed, suspended, and started again with its directory and address.
 
 use std::{
     fs, io,

@@ -50,7 +50,8 @@ impl Runs {
         runs
     }
 
-    /// Returns the longest time without a finished job, between the first finished job and `end`.
+    /// Returns the longest time without a finished job, between the first finished job and `end`. Zero if no job has finished
+    /// before `end`.
     fn outage(&self, end: DateTime<Utc>) -> Duration {
         let mut times: Vec<_> = self.times.iter().copied().filter(|time| *time < end).collect();
         times.push(end);

@@ -27,7 +27,7 @@ pub const BARE_HANDLER: &str = "bare-handler";
 /// The body of the response of `/health`.
 const BODY: &str =
     concat!(r#"{"status":"healthy","service":"saas","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
-/// The query of `/users/me`.
+/// The query of `/users/me`, but without the memberships of the user.
 const READ_SQL: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
                     WHERE sessions.id = :session LIMIT 1;\n";
 /// The query that reads a product.

@@ -1,5 +1,4 @@
-//! The fixture of the benchmarks: private servers, a migrated database with users, and `saas serve` with
-//! production settings.
+//! The fixture of the benchmarks: private servers, a migrated database with users, and `saas serve`.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -225,7 +224,8 @@ impl Fixture {
     }
 }
 
-/// Creates a `saas` command with production settings and a minimal environment.
+/// Creates a `saas` command with production settings, except that the limits of users are off or very high, and with a minimal
+/// environment.
 pub fn saas_command(args: &[&str], postgres_url: &str, redis_url: &str, secret: &str) -> Command {
     let mut command = process::command(env!("CARGO_BIN_EXE_saas"));
     command.args(args).env_clear();

@@ -153,7 +153,7 @@ async fn measure_at_rest(server: &Running, period: Duration, figures: &mut Figur
 struct Bench<'a> {
     fixture: &'a Fixture,
     bare: BareHandler,
-    /// The session that pgbench reads.
+    /// The id of the session that pgbench reads.
     session: String,
     seconds: u64,
     health: Load,
@@ -282,7 +282,7 @@ impl<'a> Bench<'a> {
         self.purge_jobs().await?;
         fixture.vacuum_jobs().await?;
         figures.keyed.add(self.run_load(&self.keyed).await?);
-        // Waits until the last jobs are in the queue.
+        // Time for the last jobs to reach the queue.
         sleep(SETTLE_TIME).await;
         self.purge_jobs().await?;
         figures.hashes.rate.push(baselines::measure_hashes(seconds).await?);
@@ -296,8 +296,8 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Measures the time from the response to a logout until a second server refuses the token. The second server is under
-    /// load, and has a copy of the session.
+    /// Measures the time from the response to a logout until a second server refuses the token. The second server has a
+    /// copy of the session, and is under load for the first `seconds` seconds.
     async fn measure_logouts(&self, figures: &mut Figures) -> Result<()> {
         let fixture = self.fixture;
         let logouts = async {

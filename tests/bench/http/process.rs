@@ -21,7 +21,7 @@ use tokio::{
 
 /// Shell script that kills a process when the other end of its standard input closes.
 const KILL_ON_EOF: &str = "read -r _; kill -s KILL \"$0\"";
-/// Time limit of steps that usually take less than a second.
+/// Time limit of steps that usually take a few seconds at most.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs `work` until it ends, or until Ctrl-C or SIGTERM. Then `work` is dropped, which stops the processes
@@ -62,7 +62,7 @@ fn start_watcher(process: &Child) -> Result<Child> {
     start(&mut watcher)
 }
 
-/// Runs a program, for at most [`STEP_TIMEOUT`] and `seconds`. Returns its output.
+/// Runs a program, for at most [`STEP_TIMEOUT`] plus `seconds`. Returns its output.
 pub async fn run_for(mut command: Command, seconds: u64) -> Result<String> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     let child = start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;

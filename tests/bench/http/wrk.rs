@@ -69,7 +69,7 @@ impl Request {
         serde_json::from_str(&text).with_context(|| format!("{} answers no JSON: {text}", self.path))
     }
 
-    /// Formats the request as HTTP/1.1 for a keep-alive connection.
+    /// Formats the head of the request as HTTP/1.1 for a keep-alive connection.
     pub fn text(&self) -> String {
         let headers: String =
             self.headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -173,7 +173,7 @@ fn format_list_entry(request: &Request, with_key: bool) -> String {
 }
 
 /// Script that sends the requests in rotation. The second thread starts in the middle of the list, so that
-/// the two threads do not send the same request at the same time.
+/// the two threads seldom send the same request at the same time.
 const SEND_IN_ROTATION: &str = r#"  turn = math.floor(#requests / 2) * (number - 1)
 end
 function request()

@@ -30,7 +30,7 @@ use crate::{
     table::{EngineAndBaseline, Figures, Rounds, Sample, number},
 };
 
-/// The number of jobs that one call enqueues.
+/// The number of jobs that one call of a bulk enqueue enqueues.
 const JOBS_PER_CALL: usize = 250;
 /// The number of times that a round drains the short backlog. One drain is too short to measure.
 const DRAINS_PER_ROUND: usize = 5;
@@ -44,7 +44,7 @@ struct Args {
     /// Rounds of each measurement [default: 3, and 1 for the longest backlog].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: Option<u16>,
-    /// Jobs that the worker runs at once, and that one call of the baseline fetches.
+    /// Jobs that the worker runs at once in a drain, and that one call of the baseline fetches.
     #[arg(long, default_value_t = 500, value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=10_000))]
     concurrency: u16,
@@ -155,7 +155,7 @@ struct Bench {
     args: Args,
     url: String,
     conn: MultiplexedConnection,
-    /// The jobs that one call enqueues.
+    /// The jobs that one call of a bulk enqueue enqueues.
     batch: Vec<Noop>,
     /// The envelope of a job, which the baseline uses too.
     envelope: String,

@@ -13,7 +13,8 @@ use super::{
 const UNKNOWN: &str = " _unknown_ ";
 
 /// Returns the rules that a script breaks, in the order of its lines. `checks` has the NOT NULL constraints that ADD
-/// CONSTRAINT has added in earlier scripts. This function adds those of this script, and removes those that DROP CONSTRAINT drops.
+/// CONSTRAINT has added in earlier scripts. This function adds those of this script, and removes those that it drops by
+/// DROP CONSTRAINT.
 pub(super) fn lint(sql: &str, in_transaction: bool, checks: &mut Vec<NotNullCheck>) -> Vec<Found> {
     let tokens = tokenize(sql, 1).tokens;
     let parts: Vec<_> = statements(&tokens).into_iter().filter(|part| !part.is_empty()).collect();
@@ -126,8 +127,8 @@ impl Marker {
         Some(Self { line: comment.line, position: comment.position, rules })
     }
 
-    /// Returns whether the marker is in this statement, between the previous statement and this one, or behind this statement on the
-    /// line of its semicolon.
+    /// Returns whether the marker is in this statement, between the previous statement and this one, or behind this statement on
+    /// the line of its semicolon.
     fn belongs_to(&self, statement: &Range<usize>, tokens: &[Token]) -> bool {
         let before = self.position.checked_sub(1).and_then(|at| tokens.get(at));
         let follows_end = before.is_some_and(|token| token.is_symbol(';') && token.line == self.line);
