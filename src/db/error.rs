@@ -12,8 +12,8 @@ const MAX_ATTEMPTS: u32 = 4;
 /// The pause after the first conflict. The pause after the n-th conflict is n times as long.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Prefixes of the SQLSTATEs of a server that cannot serve now, for example because it has no free connection, shuts down, is
-/// read-only after a failover, or has canceled the statement.
+/// Prefixes of the SQLSTATEs of a server that cannot run the statement now, for example because it has no free connection, shuts
+/// down, is read-only after a failover, or has found a deadlock.
 const UNAVAILABLE_SQLSTATES: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
 /// Prefixes of the SQLSTATEs after which the connection is discarded: a new connection may lead to another server, and has no
 /// stale prepared statements.

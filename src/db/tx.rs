@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::context::RequestContext;
 
-/// An open transaction and the context of the request or job that it belongs to. Derefs to the connection.
+/// An open transaction and its request context. Derefs to the connection.
 pub struct Tx<'a> {
     conn: &'a AsyncPgConnection,
     /// The user, the client and the ids of the request, for the audit trail.

@@ -160,9 +160,9 @@ impl Migrations {
 
     /// Returns why [`Migrations::up`] would fail in this database, with the fix if it is known. `None` if no reason was found.
     ///
-    /// If no migration is applied yet, applies the migrations before the first that a rollback cannot undo, in a transaction, and
-    /// rolls the transaction back. Otherwise, such a rehearsal could lock the tables of a running product, so only the list of
-    /// migrations and the privileges of the role are checked.
+    /// If no migration is applied yet, applies the migrations before the first that has no transaction or contains COMMIT, in one
+    /// transaction, and rolls the transaction back. Otherwise, such a rehearsal could lock the tables of a running product, so
+    /// only the list of migrations and the privileges of the role are checked.
     ///
     /// # Errors
     /// If a query fails, for example because PostgreSQL does not answer.
@@ -177,7 +177,7 @@ impl Migrations {
             if let Some(failed) = failed.filter(|failed| !was_interrupted(failed)) {
                 return Ok(Some(failure::explain(conn, &failed).await.join(" ").replace('\n', " ")));
             }
-            // The rehearsal has tried the scripts that it can undo, but not their record in `__diesel_schema_migrations`.
+            // The rehearsal has tried the scripts that can be rehearsed, but not their record in `__diesel_schema_migrations`.
             scripts.clear();
         }
         let missing = privileges::missing(conn, &scripts).await?;

@@ -189,7 +189,7 @@ impl migration::Migration<Pg> for Script {
 }
 
 /// Applies migrations in one transaction and rolls it back. Returns the first script that fails. A wait of 2 s for a lock and
-/// a statement of 10 s count as failures. Stops before the first migration that cannot be rolled back.
+/// a statement of 10 s count as failures. Stops before the first migration that cannot be rehearsed.
 pub(super) async fn rehearse(
     mut conn: &AsyncPgConnection,
     migrations: &[&Migration],

@@ -38,7 +38,7 @@ const ENTER_SQL: &str = "\\startpipeline\nBEGIN ISOLATION LEVEL READ COMMITTED;\
                     SET LOCAL ROLE saas_tenant;\nSELECT set_config('app.org_id', :org::text, true);\n";
 const LEAVE_SQL: &str = "\\endpipeline\nCOMMIT;\n";
 const REDIS_KEY: &str = "bench:value";
-/// The size of the value in Redis. The outcome of a job has about this size.
+/// The size of the value in Redis.
 const VALUE_BYTES: usize = 250;
 
 /// A handler that returns a constant response.

@@ -20,8 +20,8 @@ pub async fn create_users(sql: &Client, count: usize) -> Result<()> {
     Ok(sql.batch_execute("VACUUM ANALYZE").await?)
 }
 
-/// Adds users until there are `count`. The first added users, up to a tenth of `count`, have names that begin with "Zoe Imported".
-/// They are the oldest users, and sort last by address, and by name among the users that have a name.
+/// Adds users until there are `count`. The first added users, up to a tenth of `count`, have names that begin with "Zoe
+/// Imported". They are the oldest users, and sort last by address, and by name among the users that have a name.
 pub async fn add_crowd(sql: &Client, count: u32) -> Result<()> {
     let make = format!(
         "INSERT INTO users (email, full_name, created_at) \

@@ -30,7 +30,7 @@ use crate::{
     table::{EngineAndBaseline, Figures, Rounds, Sample, number},
 };
 
-/// The number of jobs that one call of a bulk enqueue enqueues.
+/// The number of no-op jobs that one call of a bulk enqueue adds.
 const JOBS_PER_CALL: usize = 250;
 /// The number of times that a round drains the short backlog. One drain is too short to measure.
 const DRAINS_PER_ROUND: usize = 5;
@@ -155,7 +155,7 @@ struct Bench {
     args: Args,
     url: String,
     conn: MultiplexedConnection,
-    /// The jobs that one call of a bulk enqueue enqueues.
+    /// The no-op jobs of a bulk enqueue. A call that enqueues one job uses the first.
     batch: Vec<Noop>,
     /// The envelope of a job, which the baseline uses too.
     envelope: String,

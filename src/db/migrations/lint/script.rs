@@ -12,8 +12,8 @@ use super::{
 /// Replaces a variable, or a placeholder other than `%L`, in a text that EXECUTE runs, because its value is not known.
 const UNKNOWN: &str = " _unknown_ ";
 
-/// Returns the rules that a script breaks, in the order of its lines. `checks` has the NOT NULL constraints that ADD
-/// CONSTRAINT has added in earlier scripts. This function adds those of this script, and removes those that it drops by
+/// Returns the rules that a script breaks, in the order of its lines. `checks` has the NOT NULL table constraints that
+/// ALTER TABLE has added in earlier scripts. This function adds those of this script, and removes those that it drops by
 /// DROP CONSTRAINT.
 pub(super) fn lint(sql: &str, in_transaction: bool, checks: &mut Vec<NotNullCheck>) -> Vec<Found> {
     let tokens = tokenize(sql, 1).tokens;

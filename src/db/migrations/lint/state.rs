@@ -49,7 +49,7 @@ pub(super) struct Linter<'a> {
     pub new_indexes: BTreeSet<String>,
     /// The tables, except new tables, that the script has locked against writes or against all queries.
     pub locked: BTreeSet<String>,
-    /// The NOT NULL constraints that ADD CONSTRAINT in this and earlier migrations has added to existing tables, except those
+    /// The NOT NULL table constraints that ALTER TABLE in this and earlier migrations has added to existing tables, except those
     /// that DROP CONSTRAINT has dropped.
     pub checks: &'a mut Vec<NotNullCheck>,
     pub found: Vec<Found>,
