@@ -54,8 +54,8 @@ use connect::Target;
 use error::{Conflicts, ReadOnlyServer, ends_connection, is_read_only, is_stale_statement};
 use manager::{Manager, ServerHealth};
 
-/// Time after which the server cancels a statement of a transaction. The server then also ends a statement that the process
-/// cannot cancel any more, for example because the process was killed.
+/// Time after which the server cancels a statement of a transaction of [`Db`] or of [`transaction`]. The server then also ends a
+/// statement that the process cannot cancel any more, for example because the process was killed.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Minimum idle time after which a connection is closed, so that the server has room for other processes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
