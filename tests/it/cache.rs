@@ -155,7 +155,7 @@ async fn the_cache_may_use_a_separate_redis_server_that_evicts_keys() {
 async fn the_number_of_users_is_cached_until_an_operation_changes_it() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    // A page that contains all users needs no count, so the limit is 1.
+    // The total is at least the number of users on the page, so the limit is 1.
     let total = async || app.get("/users?limit=1", Some(&admin)).await.body["total"].as_i64().unwrap();
     assert_eq!(total().await, 1);
     app.database.sql("INSERT INTO users (email) VALUES ('unseen@example.com')").await;

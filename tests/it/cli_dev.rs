@@ -123,7 +123,7 @@ async fn smoke_dev_runs_the_whole_product_and_keeps_its_data() {
     })
     .await;
 
-    // A second `saas dev` in the same directory would corrupt the data.
+    // Two processes of `saas dev` must not use the same data.
     run(dev_command(dir.path(), &[])).await.failed(1, &["already runs in this directory", "--state-dir"]);
     first.process.signal("INT");
     assert_eq!(first.process.end().await.code(), Some(0));

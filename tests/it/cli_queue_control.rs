@@ -39,7 +39,7 @@ async fn a_command_that_fails_at_one_job_reports_the_jobs_before_it() {
     let owned = queue.queue.enqueue(&owned, origin).await.unwrap();
     queue.drain_until(&owned, State::Failed).await;
     let (one, two) = (queue.push_failed("one").await, queue.push_failed("two").await);
-    // The key now holds a string, so Redis refuses the commands for sets and lists on it.
+    // The key now holds a string, so Redis refuses commands for other types on it.
     queue.redis::<()>(&["SET", "{}:owner:7:failed", "x"]).await;
     let stopped = queue.run_cli(&["requeue", &one, "0000", &owned, &two]).await;
     let stopped = stopped.failed(1, &["0000 is not a failed job", "cannot use Redis"]);

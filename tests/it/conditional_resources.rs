@@ -1,5 +1,5 @@
-//! Conditional requests for members, API keys, organizations, queues and lists. An operation refuses a condition that it
-//! cannot check.
+//! Conditional requests for members, API keys, organizations, queues and lists. A change refuses a condition that it cannot
+//! check.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -3,8 +3,9 @@
 //!
 //! `./scripts/test --full schemathesis` runs only these tests. They need Python 3 with venv, and install the packages of
 //! `tests/schemathesis/requirements.txt` in the build directory. A run prints its seed;
-//! `SCHEMATHESIS_SEED=7 ./scripts/test --full schemathesis` runs with another one. `SCHEMATHESIS_EXAMPLES` is the number of
-//! random requests to each operation. The accepted failures are in `tests/schemathesis/exceptions.py`, each with its reason.
+//! `SCHEMATHESIS_SEED=7 ./scripts/test --full schemathesis` runs with another one. `SCHEMATHESIS_EXAMPLES` is the maximum
+//! number of random requests to each operation. The accepted failures are in `tests/schemathesis/exceptions.py`, each with its
+//! reason.
 
 use std::{
     path::{Path, PathBuf},

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, User, app::Answer};
 
-/// Caches keys for a minute, so that no copy expires during a test. Only a change by the process itself discards a copy.
+/// Caches keys for a minute, so that no copy expires during a test. A change by the process itself still discards a copy.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
 /// All scopes that a key can have.
 pub const SCOPES: [&str; 5] = ["audit:read", "job:read", "job:write", "product:read", "product:write"];

@@ -42,7 +42,7 @@ async fn the_creator_and_the_owner_are_notified_of_a_new_key() {
     assert!(text.contains("expires on"), "{text}");
 }
 
-/// The address may belong to a stranger.
+/// An unverified address may belong to a stranger.
 #[tokio::test]
 async fn an_unverified_address_gets_few_notices_of_new_keys() {
     const SUBJECT: &str = "An API key was created";

@@ -40,7 +40,7 @@ async fn smoke_both_secrets_are_valid_during_the_overlap() {
 }
 
 #[tokio::test]
-async fn the_overlap_is_as_long_as_chosen_and_ends_with_the_key() {
+async fn the_overlap_is_as_long_as_chosen_but_ends_by_the_old_expiry_of_the_key() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;

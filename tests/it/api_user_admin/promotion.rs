@@ -1,4 +1,4 @@
-//! Promotion of a user to an admin, by an admin or by a command.
+//! Promotion of a user to an admin, by an admin or by a command, and the reset of an admin's password by a command.
 
 use serde_json::{Value, json};
 

@@ -7,7 +7,7 @@ use crate::support::{
     records::{column, keys, tables},
 };
 
-/// Creates a trigger that copies the envelope of each row that is written to the outbox, because the relay deletes the row.
+/// Creates a trigger that copies the envelope of each row that is inserted into the outbox, because the relay deletes the row.
 const COPY_MESSAGES: &str = "
     CREATE TABLE copied_messages (message TEXT NOT NULL);
     CREATE FUNCTION copy_message() RETURNS trigger LANGUAGE plpgsql AS $$

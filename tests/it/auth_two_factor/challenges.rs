@@ -1,4 +1,5 @@
-//! Actions that revoke the sessions of a user also invalidate a login that waits for a code.
+//! Actions that revoke the sessions of a user, or change the address, the role or the second factor, also invalidate a login
+//! that waits for a code.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use crate::support::{
     authenticator::{Authenticator, answer, challenge, enable_two_factor},
 };
 
-/// An action that revokes the sessions of a user or replaces the second factor.
+/// An action that invalidates the login challenges of a user. Most of these actions also revoke the sessions.
 #[derive(Clone, Copy, Debug)]
 enum Revocation {
     LogoutAll,
@@ -99,7 +100,7 @@ impl Revocation {
 }
 
 #[tokio::test]
-async fn a_pending_challenge_is_invalidated_with_the_sessions() {
+async fn each_revocation_invalidates_a_pending_challenge() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for revocation in REVOCATIONS {

@@ -12,7 +12,7 @@
 //! | I7 | a settlement is applied once, and only if its token holds the job |
 //! | I8 | no job is recovered before its lease expires, or right after an outage |
 //! | I9 | a tick recovers the jobs of expired leases |
-//! | L1 | at the end of a history, a single worker ends every live job that has not failed |
+//! | L1 | at the end of a history, a single worker ends every live job, unless the job fails |
 //! | L2 | a finished job has run |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -268,7 +268,7 @@ impl Model {
             let parents = || job.after.iter().map(|id| &self.jobs[id]);
             // `ended` and `good` are also true of dependencies that may have ended in the current step.
             let ended = |parent: &String| {
-                // A job that was signaled to stop is canceled once it no longer runs.
+                // A job that was signaled to stop may have been canceled if it no longer runs.
                 let canceled = self.before.cancel.contains(parent) && !places.contains_key(parent.as_str());
                 self.jobs[parent].ended
                     || canceled

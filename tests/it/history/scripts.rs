@@ -123,8 +123,8 @@ pub struct Snapshot {
 /// The account of an owner, which counts the jobs of the owner.
 #[derive(Clone, Default)]
 pub struct Account {
-    /// The size of the envelope of each waiting or running job in bytes, and the sums `jobs`, `bytes`, `running` and
-    /// `counted`.
+    /// The size of the envelope of each waiting or running job in bytes, the sums `jobs`, `bytes` and `running`, and the time
+    /// `counted` of the last correction of the sums.
     pub sizes: BTreeMap<String, i64>,
     pub failed: Vec<String>,
 }

@@ -78,7 +78,7 @@ async fn smoke_without_a_mail_server_the_inviter_gets_the_link() {
     let second = token_of(&sent.body["invite_url"]);
     assert_refused(&app, &org, &bob, &first, "invitation_invalid").await;
 
-    // These operations refuse an idempotency key, because the stored response would contain the link.
+    // Without a mail server, these operations refuse an idempotency key, because the stored response would contain the link.
     for (path, body) in [
         (org.path("/invitations"), json!({ "email": BOB, "role": "member" })),
         (org.path(&format!("/invitations/{id}/resend")), json!(null)),

@@ -130,13 +130,13 @@ async fn decline(app: &TestApp, token: &str) -> Answer {
     app.post("/invitations/decline", None, json!({ "token": token })).await
 }
 
-/// Registers a new account with an invitation.
+/// Registers with an invitation.
 async fn sign_up(app: &TestApp, token: &str, password: &str) -> Answer {
     let body = json!({ "token": token, "password": password, "full_name": "Bob" });
     app.post("/invitations/register", None, body).await
 }
 
-/// Returns the ids of the organizations that have invited a user.
+/// Returns the ids of the organizations in a user's list of invitations.
 async fn list_mine(app: &TestApp, user: &User) -> Vec<i64> {
     let list = app.get("/users/me/invitations", Some(user)).await;
     assert_status(&list, 200);

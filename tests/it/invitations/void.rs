@@ -110,7 +110,7 @@ async fn invitations_are_deleted_30_days_after_they_expire() {
 }
 
 #[tokio::test]
-async fn the_invitation_list_does_not_show_invitations_of_an_erased_account() {
+async fn the_invitation_list_does_not_show_an_invitation_to_an_erased_account() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     let id = org.invite(&app, BOB).await;

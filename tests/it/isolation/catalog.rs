@@ -46,8 +46,8 @@ async fn tables_without_isolation(database: &TestDatabase) -> Vec<String> {
 }
 
 /// Selects the keys of isolated tables that cross organizations: unique indexes that do not begin with `org_id`, and foreign
-/// keys between isolated tables that do not contain `org_id`. These keys reveal rows of other organizations by a conflict, or by
-/// an accepted reference. Also selects isolated tables whose rows are not deleted with their organization.
+/// keys between isolated tables that do not contain `org_id` of both tables. These keys reveal rows of other organizations by a
+/// conflict, or by an accepted reference. Also selects isolated tables whose rows are not deleted with their organization.
 const KEYS_ACROSS_ORGANIZATIONS: &str = "
     WITH isolated AS (SELECT oid, relname FROM pg_class WHERE relrowsecurity),
     org AS (SELECT attrelid, attnum FROM pg_attribute WHERE attname = 'org_id')
@@ -68,9 +68,9 @@ const KEYS_ACROSS_ORGANIZATIONS: &str = "
             AND confrelid = 'organizations'::regclass AND conkey = ARRAY[org.attnum])
     ORDER BY 1";
 
-/// Selects the privileges of the role `saas_tenant`, except SELECT, INSERT, UPDATE and DELETE on isolated tables. Includes
-/// privileges that the role has through `PUBLIC`, except USAGE of schemas, and EXECUTE of functions that run with the rights of
-/// their caller.
+/// Selects the privileges of the role `saas_tenant`, except SELECT, INSERT, UPDATE and DELETE on isolated tables. Of the
+/// privileges that the role has through `PUBLIC`, includes those on tables, columns and sequences, CREATE in schemas, and EXECUTE
+/// of `tenant_table` and of functions that run with the rights of their owner.
 const OTHER_PRIVILEGES: &str = "
     WITH own AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
     SELECT format('%s on %s', privilege, relname)
@@ -116,7 +116,8 @@ const OTHER_PRIVILEGES: &str = "
 const PERMITTED_INSERTS: &[&str] =
     &["INSERT on audit_log", "INSERT on idempotency_keys", "INSERT on job_outbox"];
 
-/// Selects views that bypass the policies: those that read with the rights of their owner, and materialized views.
+/// Selects views that bypass the policies: those that read with the rights of their owner, except views of extensions, and
+/// materialized views.
 const VIEWS_THAT_BYPASS_POLICIES: &str = "
     SELECT format('%s: add WITH (security_invoker = true)', c.oid::regclass) FROM pg_class c
     WHERE relkind = 'v' AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'

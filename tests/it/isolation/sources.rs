@@ -7,8 +7,8 @@ use super::catalog::CONTROL_TABLES;
 use crate::tree::{list_sources, root};
 
 /// The files outside of `models/` that use the models of [`CONTROL_TABLES`], and of `organizations`. No policy protects these
-/// tables, so each file must limit its queries: to the organization of a checked access, to the caller's own rows, or to the
-/// row of a secret token. The others work for all organizations, or use only a type or a constant of the model. Review each
+/// tables, so most of these files limit their queries: to the organization of a checked access, to the caller's own rows, or to
+/// the row of a secret token. The others work for all organizations, or use only a type or a constant of the model. Review each
 /// addition with care.
 const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "api/admin/orgs.rs",

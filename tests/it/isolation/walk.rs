@@ -1,5 +1,5 @@
-//! Calls every operation of organizations as callers who must not see the organization. The texts of the organization
-//! are marked: no response may contain the mark, and no row may change.
+//! Calls every operation of organizations as callers who must not see the organization, or must not change it. The texts of
+//! the organization are marked: no response to a caller who must not see it may contain the mark. No row may change.
 
 use reqwest::{Method, RequestBuilder};
 
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// Part of every text of the organizations that callers must not see, and of no other text.
+/// Part of the texts of the organizations that callers must not see, and of no other text.
 pub const MARK: &str = "canary";
 
-/// Operations that every member may call, even viewers, although they change data.
+/// Operations that viewers may call, although they change data.
 const OF_EVERY_MEMBER: &[&str] = &["leave_org"];
 
 /// A caller, and the expected response of the operations.

@@ -2,8 +2,8 @@
 //! each committed transaction has exactly one job, which was enqueued once, and other transactions have none.
 //!
 //! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7 ./scripts/test
-//! job_outbox_history` repeats its steps. Further tests add a bug, and require that the check
-//! detects it.
+//! job_outbox_history` repeats its steps. A failure with `--full` also needs `--full`. Further tests add a bug, and require that
+//! the check detects it.
 
 mod operation;
 

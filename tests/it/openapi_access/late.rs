@@ -18,7 +18,7 @@ const REVOCATIONS: &[(&str, u16, &str)] = &[
     ("UPDATE users SET is_active = false WHERE id = {id}", 403, "inactive_user"),
     ("DELETE FROM users WHERE id = {id}", 401, "invalid_token"),
 ];
-/// A further entry of [`REVOCATIONS`] for the operations of admins: other operations do not refuse a demoted admin.
+/// A further entry of [`REVOCATIONS`] for requests that only admins may send.
 const DEMOTION: (&str, u16, &str) = ("UPDATE users SET role = 'user' WHERE id = {id}", 403, "forbidden");
 
 const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

@@ -78,8 +78,8 @@ async fn each_role_may_call_exactly_its_operations_of_an_organization() {
     let id = create(&app, &owner, "Acme").await;
     let target = member(&app, id, "member").await;
     let other = format!("/members/{}", target.id);
-    // Each operation with the number of roles that may call it, counted from the owner down. The permission is checked
-    // before the body. The bodies are invalid or change nothing.
+    // Each entry: an operation, and the number of roles that may call it, counted from the owner down. The permission is
+    // checked before the body. The bodies are invalid or change nothing.
     let operations: &[(Method, &str, Value, usize)] = &[
         (Method::GET, "", Value::Null, 4),
         (Method::GET, "/members", Value::Null, 4),

@@ -124,7 +124,7 @@ async fn every_change_in_an_organization_checks_the_membership_in_its_transactio
     let other = app.user().await;
     for (method, path, body) in changes {
         for (sql, status, code) in revocations {
-            // Every member may leave, so a lower role does not forbid this operation.
+            // A viewer may leave too, so a lower role does not forbid this operation.
             if *code == "forbidden" && *path == "/members/me" {
                 continue;
             }

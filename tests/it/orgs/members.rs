@@ -100,7 +100,7 @@ async fn a_member_may_leave_and_the_owner_may_not() {
         "last_owner",
         "You are the owner of Acme: transfer it first",
     );
-    // A member may also leave by the operation that removes a member, with the id of the own account.
+    // An admin may also leave by the operation that removes a member, with the id of the own account.
     let admin = member(&app, id, "admin").await;
     assert_eq!(remove_member(&app, id, &admin, &admin).await.status, 204);
     assert_eq!(list_members(&app, id).await, [format!("{} owner", owner.id)]);

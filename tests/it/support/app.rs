@@ -59,7 +59,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// A user with an account.
 #[derive(Clone)]
 pub struct User {
     pub id: i64,

@@ -1,14 +1,16 @@
 #!/bin/sh
 # A replacement of docker for the tests of scripts/deploy. Its state is in files below $FAKE:
 #   images/<tag>     the id of the image with this tag. In the name of the file, `_` replaces `/` and `:`
-#   containers       one line for each container: its id, its service, the id of its image, and if they are not `plain` and
-#                    `running`, its settings and its state
-#   next             the number of the last container that `compose up` has created
+#   containers       one line for each container: its id, its service, the id of its image, its settings and its state. A line
+#                    without the last two stands for `plain` and `running`
+#   next             the last number that `compose up` has given to a container
 #   calls            the calls of build, exec, pull, run, stop and up, in order, except `up` of servers and with --no-start
 #   servers          the calls of `compose up` for other services than the API and the workers
-#   services         the output of `compose config --services`, which the test writes
+#   services         the services of compose.yaml, which the test writes. `compose config --services` prints `api-2` and `caddy`
+#                    only with a profile
 #   sql              the standard input of the last `compose exec`
-# Variables, and WORKERS and SETTINGS in .env:
+# Variables; WORKERS and SETTINGS may also be in .env:
+#   WORKERS          the number of workers that `compose config` prints
 #   SETTINGS         the settings of new containers, which the real compose.yaml and .env determine: one word
 #   MIGRATE_STATUS   the exit code of `compose run` without --detach, which runs the migrations
 #   EXEC_STATUS      the exit code of `compose exec`
@@ -85,8 +87,8 @@ is_one_of() {
 }
 
 # docker compose up: replaces the containers that have another image than $SAAS_IMAGE or other settings, unless --no-recreate is
-# given. Then adds or removes containers: each named service gets the number of --scale, or keeps its number. Without a named
-# service, each service gets one.
+# given. Starts stopped containers, unless --no-start is given. Then adds or removes containers: each named service gets the
+# number of --scale, or keeps its number. Without a named service, `worker` and `api` get one each.
 compose_up() {
     recreate=yes scale='' services='' start=yes
     while [ $# -gt 0 ]; do

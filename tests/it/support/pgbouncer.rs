@@ -27,8 +27,8 @@ impl PgBouncer {
     /// Starts PgBouncer in front of a database, in transaction mode with 5 connections to the server. `settings` are
     /// lines of `pgbouncer.ini` that override this.
     ///
-    /// Returns `None`, and prints why, if the program is not found or is older than 1.21. The program is the file that
-    /// the variable `PGBOUNCER` names, or `pgbouncer` in `PATH` or `/usr/sbin`.
+    /// Returns `None`, and prints why, if the program is not found, cannot be run or is older than 1.21. The program is the
+    /// file that the variable `PGBOUNCER` names, or `pgbouncer` in `PATH` or `/usr/sbin`.
     pub async fn before(database: &TestDatabase, settings: &[&str]) -> Option<Self> {
         let program = match find_program() {
             Ok(program) => program,

@@ -236,7 +236,8 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
         // If root runs `saas dev`, `dev::data_dir` may put the data of its servers below `/var/lib/saas-dev`, in a directory
-        // whose name begins with the path of this directory, with `-` for `/`.
+        // whose name begins with the path of this directory, without the first `/` and with `-` for each other special
+        // character.
         let path: String = self.0.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let prefix = format!("{}-", path.trim_matches('-'));
         for entry in std::fs::read_dir("/var/lib/saas-dev").into_iter().flatten().flatten() {

@@ -34,7 +34,7 @@ pub struct History {
     pub model: Model,
     /// The state of the random number generator.
     random: u64,
-    /// The number of names that were given to jobs, workers and tokens.
+    /// The number of generated names, such as those of jobs, workers and tokens.
     named: u64,
     /// The leases of each worker.
     workers: BTreeMap<String, Vec<Held>>,

@@ -292,7 +292,7 @@ impl History {
             &100_000_000,
             &100_000,
         ]);
-        // The script returns 1 if work remains. The scheduler then runs the next tick at once.
+        // The fourth number that the script returns is 1 if work remains. The scheduler then runs the next tick at once.
         while self.call::<Vec<i64>>("tick", &args)?[3] == 1 {}
         let after = self.engine.snapshot();
         let in_grace: bool = self.engine.redis("EXISTS", "grace", &[]);
