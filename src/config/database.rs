@@ -198,7 +198,10 @@ fn url_options(name: &str, url: &str) -> anyhow::Result<PostgresOptions> {
         bail!("{name} is not a URL; write postgres://user:password@host:5432/name");
     };
     if !matches!(scheme.split('+').next(), Some("postgres" | "postgresql")) {
-        bail!("{name} must begin with postgres://, not {scheme}://");
+        // A text with other characters may be a part of a password.
+        let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let given = if is_scheme { format!(", not {scheme}://") } else { String::new() };
+        bail!("{name} must begin with postgres://{given}");
     }
     let options = parameters(rest).and_then(|parameters| PostgresOptions::parse(&parameters));
     options.map_err(|problem| anyhow!("{name} cannot be read: {problem}"))
@@ -281,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_invalid_setting_is_named_without_the_password() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 11] = [
             (
                 &[
                     "--database-url=postgres://h/d",
@@ -300,6 +303,8 @@ mod tests {
             (&["--database-url=postgres://u:p@hunter2/x@h/d"], "write @ as %40"),
             (&["--database-url=postgres://u:p?hunter2@h/d"], "? as %3F"),
             (&["--database-url=postgres://h:hunter2/d"], "/ as %2F"),
+            (&["--database-url=u:hunter2://x@h/d"], "must begin with postgres://"),
+            (&["--database-url=mysql://u:hunter2@h/d"], "must begin with postgres://, not mysql://"),
         ];
         for (flags, problem) in cases {
             let found = with(flags).problem().unwrap();

@@ -148,10 +148,10 @@ impl ParsedParameters {
                 tls.direct = choose(name, value, &[("postgres", false), ("direct", true)])?;
             }
             ("sslsni", _) => tls.send_name = choose(name, value, &[("0", false), ("1", true)])?,
-            ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2") => {}
-            ("ssl_min_protocol_version", "TLSv1.3") => tls.allow_tls12 = false,
-            ("ssl_max_protocol_version", "TLSv1.2") => tls.allow_tls13 = false,
-            ("ssl_max_protocol_version", "TLSv1.3") => {}
+            ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2" | "TLSv1.3") => {
+                tls.allow_tls12 = value != "TLSv1.3";
+            }
+            ("ssl_max_protocol_version", "TLSv1.2" | "TLSv1.3") => tls.allow_tls13 = value == "TLSv1.3",
             ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
                 return Err(format!("{name} has an unsupported value; write TLSv1.2 or TLSv1.3"));
             }

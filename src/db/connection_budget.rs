@@ -30,7 +30,8 @@ ORDER BY 2";
 /// The connections that the server allows, and those that this process may open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionBudget {
-    /// The name of the limit with the fewest free connections: the limit of the server, the role or the database.
+    /// The name of the limit of the server, the role or the database that is too low for one process, or else has the fewest free
+    /// connections.
     limit: String,
     /// How many connections the limit allows, without the reserved ones.
     usable: i64,
@@ -58,13 +59,11 @@ impl ConnectionBudget {
     pub async fn read(mut conn: &AsyncPgConnection, pool_size: u32) -> QueryResult<Self> {
         let limits = diesel::sql_query(LIMITS).load::<Limit>(&mut conn).await?;
         let free = |limit: &Limit| limit.usable - limit.used + 1;
-        let lowest = limits.iter().min_by_key(|limit| free(limit)).ok_or(diesel::NotFound)?;
-        Ok(Self {
-            limit: lowest.name.clone(),
-            usable: lowest.usable,
-            free: free(lowest).max(0),
-            needed: i64::from(pool_size) + OWN_CONNECTIONS,
-        })
+        let needed = i64::from(pool_size) + OWN_CONNECTIONS;
+        // A limit that is too low for one process comes first, because a limit with fewer free connections may become free.
+        let order = |limit: &&Limit| (limit.usable >= needed, free(limit));
+        let lowest = limits.iter().min_by_key(order).ok_or(diesel::NotFound)?;
+        Ok(Self { limit: lowest.name.clone(), usable: lowest.usable, free: free(lowest).max(0), needed })
     }
 
     /// Describes the numbers in one line.

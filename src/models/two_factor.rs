@@ -15,7 +15,7 @@ pub struct TwoFactor {
     /// Encrypted with `TWO_FACTOR_KEY`, or still with `TWO_FACTOR_KEY_PREVIOUS` until the user next enters a valid code of the
     /// authenticator.
     pub secret: Vec<u8>,
-    /// When the user has entered a first code, which enables the second factor. `None` before.
+    /// When the user has entered a first valid code, which enables the second factor. `None` before.
     pub confirmed_at: Option<DateTime<Utc>>,
     #[diesel(select_expression = clock_timestamp())]
     pub clock: DatabaseClock,

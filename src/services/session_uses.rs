@@ -21,9 +21,9 @@ const BATCH_SESSIONS: usize = 1_000;
 /// Time after which the flush at shutdown starts no new batch.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Records the use of an active session, unless `last_seen_at` is at most five minutes old. If the session expires within a
-/// minute without a use, and no use is pending yet, also writes the use to the database and discards the cached sessions of this
-/// process.
+/// Records the use of an active session, unless `last_seen_at` is at most five minutes old. If the session ends within a
+/// minute because it is idle, and no use is pending yet, also writes the use to the database and discards the cached sessions of
+/// this process.
 pub(super) async fn record(app: &App, session: &Session) {
     if !session.is_touch_due() || session.has_ended() {
         return;

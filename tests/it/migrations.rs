@@ -174,17 +174,37 @@ async fn doctor_does_not_recommend_a_migration_that_would_fail() {
     let doctor = async || run(production_command(&["doctor"], &database, "p").await).await.stdout;
     assert!(doctor().await.contains("run `saas migrate up`"));
     let conn = db::connect(&database.settings()).await.unwrap();
-    let migrations = Folder::with_second("CREATE TABLE b ();\nCOMMIT;").migrations();
-    assert_eq!(migrations.obstacle(&conn).await.unwrap(), None);
-    assert_eq!(
-        column(&database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await,
-        [""; 0]
-    );
+    for end in ["COMMIT", "end", "ROLLBACK", "/* x */ PREPARE TRANSACTION 'x'"] {
+        let migrations =
+            Folder::with_second(&format!("CREATE TABLE b ();\n{end};\nCREATE TABLE c ();")).migrations();
+        assert_eq!(migrations.obstacle(&conn).await.unwrap(), None);
+        let tables = column(&database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await;
+        assert_eq!(tables, [""; 0], "{end}");
+    }
     // Another product has created a table with the name of a table of this product.
     database.sql("CREATE TABLE sessions ()").await;
     let found = doctor().await;
     assert!(found.contains("2026-11-22-100000_sessions failed") && found.contains("42P07"), "{found}");
     assert!(!found.contains("run `saas migrate up`"), "{found}");
+}
+
+/// The rehearsal stops at a migration without a transaction. The role `saas_tenant` is needed by a later one.
+#[tokio::test]
+async fn doctor_checks_the_privileges_for_migrations_that_it_does_not_rehearse() {
+    let database = TestDatabase::empty().await;
+    let role = format!("owner_{}", unique());
+    let name = column(&database, "SELECT quote_ident(current_database())").await.concat();
+    database
+        .sql(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'x'; ALTER DATABASE {name} OWNER TO {role};
+             ALTER SCHEMA public OWNER TO {role}"
+        ))
+        .await;
+    let settings =
+        database_settings(&format!("postgres://{role}:x@{}", database.url.split_once('@').unwrap().1));
+    let conn = db::connect(&settings).await.unwrap();
+    let obstacle = Migrations::embedded().obstacle(&conn).await.unwrap().unwrap();
+    assert!(obstacle.contains(&format!("GRANT saas_tenant TO {role}")), "{obstacle}");
 }
 
 #[tokio::test]

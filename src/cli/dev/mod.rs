@@ -4,7 +4,7 @@ mod servers;
 use std::{
     fs::{self, File},
     io::{self, Write},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -239,7 +239,8 @@ fn refuse_public_default(host: IpAddr, admin: &FirstAdmin) -> anyhow::Result<()>
 /// Returns the URL at which this machine reaches a server that listens on the address.
 fn own_url(address: SocketAddr) -> String {
     let ip = address.ip().to_canonical();
-    match ip.is_loopback() || ip.is_unspecified() {
+    let names_localhost = [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)].contains(&ip);
+    match names_localhost || ip.is_unspecified() {
         true => format!("http://localhost:{}", address.port()),
         false => format!("http://{address}"),
     }

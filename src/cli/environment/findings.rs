@@ -49,12 +49,14 @@ impl fmt::Display for Place {
 }
 
 impl Findings {
-    /// Returns whether one of `self.problems` contains the first word of `problem`, which usually is the name of a setting. Then
-    /// `problem` is a consequence: a setting whose value cannot be read counts as not set.
+    /// Returns whether `problem` begins with the name of a setting that one of `self.problems` contains. Then `problem` is a
+    /// consequence: a setting whose value cannot be read counts as not set.
     pub(in crate::cli) fn explains(&self, problem: &str) -> bool {
-        let name = problem.split(' ').next();
-        let is_name = |c: char| c.is_alphanumeric() || c == '_';
-        self.problems.iter().any(|cause| cause.split(|c| !is_name(c)).any(|word| Some(word) == name))
+        let name = problem.split(' ').next().unwrap_or_default();
+        let in_setting = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        !name.is_empty()
+            && name.chars().all(in_setting)
+            && self.problems.iter().any(|cause| mentions(cause, name))
     }
 
     /// Returns a warning about secrets on the command line, if there are any.

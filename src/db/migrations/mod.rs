@@ -160,9 +160,9 @@ impl Migrations {
 
     /// Returns why [`Migrations::up`] would fail in this database, with the fix if it is known. `None` if no reason was found.
     ///
-    /// If no migration is applied yet, applies the migrations before the first that has no transaction or contains COMMIT, in one
-    /// transaction, and rolls the transaction back. Otherwise, such a rehearsal could lock the tables of a running product, so
-    /// only the list of migrations and the privileges of the role are checked.
+    /// If no migration is applied yet, applies the migrations before the first that a rollback would not undo, in one transaction,
+    /// and rolls the transaction back. If migrations are applied, such a rehearsal could lock the tables of a running product. For
+    /// all migrations that are not rehearsed, only the list of migrations and the privileges of the role are checked.
     ///
     /// # Errors
     /// If a query fails, for example because PostgreSQL does not answer.
@@ -171,15 +171,16 @@ impl Migrations {
         if let Err(error) = self.check(&pending) {
             return Ok(Some(error.to_string()));
         }
-        let mut scripts = pending.iter().map(|migration| &*migration.up).collect::<Vec<_>>().join("\n");
+        let mut untried = &pending[..];
         if applied_versions(conn).await?.is_empty() {
             let failed = run::rehearse(conn, &pending).await?;
             if let Some(failed) = failed.filter(|failed| !was_interrupted(failed)) {
                 return Ok(Some(failure::explain(conn, &failed).await.join(" ").replace('\n', " ")));
             }
-            // The rehearsal has tried the scripts that can be rehearsed, but not their record in `__diesel_schema_migrations`.
-            scripts.clear();
+            let tried = pending.iter().take_while(|migration| run::can_be_rehearsed(migration)).count();
+            untried = &pending[tried..];
         }
+        let scripts = untried.iter().map(|migration| &*migration.up).collect::<Vec<_>>().join("\n");
         let missing = privileges::missing(conn, &scripts).await?;
         Ok((!missing.is_empty()).then(|| missing.join(" ")))
     }

@@ -14,7 +14,7 @@ use diesel::{
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
 use diesel_migrations::MigrationHarness;
 
-use super::{query::texts, source::Migration};
+use super::{lint, query::texts, source::Migration};
 use crate::{config::Database, db};
 
 /// Key of the PostgreSQL advisory lock of migrations. The value is arbitrary ("saas"), but all releases must have the same.
@@ -196,7 +196,7 @@ pub(super) async fn rehearse(
 ) -> QueryResult<Option<Failed>> {
     conn.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'").await?;
     let mut failed = None;
-    for migration in migrations.iter().take_while(|migration| migration.can_be_rehearsed()) {
+    for migration in migrations.iter().take_while(|migration| can_be_rehearsed(migration)) {
         let script = Script::up(migration);
         if let Err(error) = conn.batch_execute(script.sql()).await {
             let position = position(&error);
@@ -206,6 +206,11 @@ pub(super) async fn rehearse(
     }
     conn.batch_execute("ROLLBACK").await?;
     Ok(failed)
+}
+
+/// Returns whether a rollback undoes `up.sql`: the script runs in a transaction, and has no statement that ends it.
+pub(super) fn can_be_rehearsed(migration: &Migration) -> bool {
+    migration.in_transaction && !lint::ends_transaction(&migration.up)
 }
 
 fn position(error: &DieselError) -> Option<usize> {

@@ -115,11 +115,6 @@ impl Migration {
         !has_statement(&self.up)
     }
 
-    /// Returns whether a rollback probably undoes `up.sql`: the script runs in a transaction, and does not contain COMMIT.
-    pub fn can_be_rehearsed(&self) -> bool {
-        self.in_transaction && !without_comments(&self.up).to_lowercase().contains("commit")
-    }
-
     /// Returns whether `down.sql` has a statement.
     pub fn is_revertible(&self) -> bool {
         has_statement(&self.down)

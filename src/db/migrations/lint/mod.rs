@@ -25,11 +25,20 @@ mod writes;
 
 pub use rules::{RULES, Rule};
 
+use self::token::{statements, tokenize};
 use super::source::Migrations;
 
 /// The version of the newest migration of release 0.1.0. Migrations up to this version are not checked by default, because no
 /// earlier release ran beside them.
 const BASELINE: &str = "20261126400001";
+
+/// Returns whether a script has a statement that can end its transaction, such as COMMIT, END or ROLLBACK. Bodies of functions
+/// and of DO are not searched, because they cannot end the transaction of a script.
+pub(super) fn ends_transaction(sql: &str) -> bool {
+    const ENDS: &[&str] = &["commit", "end", "rollback", "abort", "prepare"];
+    let tokens = tokenize(sql, 1).tokens;
+    statements(&tokens).into_iter().any(|part| tokens[part].first().is_some_and(|token| token.is_any(ENDS)))
+}
 
 /// The result of [`Migrations::lint`].
 pub struct Report {

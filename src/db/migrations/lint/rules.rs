@@ -106,6 +106,6 @@ rules! {
         "the runner begins and ends the transaction; what is committed before an error stays",
         "leave it out; `run_in_transaction = false` in metadata.toml turns the transaction off";
     MARKER: "marker",
-        "this marker allows nothing: the statement does not break the rule, or the rule or the reason is missing",
+        "this marker is not needed or incomplete: the statement does not break one of its rules, or the rule or the reason is missing",
         "write `-- lint: allow drop-column because the last release does not use it` directly before the statement, or delete it";
 }
