@@ -1,4 +1,4 @@
-//! Batches of concurrent calls: items that callers submit while one batch is processed form the next batch. So they share
+//! Batches of concurrent calls: items that callers submit while one batch is processed form the next batches. So they share
 //! round trips to Redis.
 
 use std::{
@@ -27,7 +27,7 @@ pub(super) trait BatchHandler: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// The first error [`Error::Unavailable`] among the replies. The items that wait for the next batches then fail with the
-    /// same error, because each of these batches would wait for its own time-out.
+    /// same error, because each of these batches could wait for its own time-out.
     fn handle(
         &self,
         batch: Vec<Submitted<Self::Item, Self::Output>>,

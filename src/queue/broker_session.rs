@@ -25,7 +25,7 @@ use super::{
 /// Maximum number of jobs that one fetch takes ahead of free slots from weighted queues.
 const MAX_AHEAD_IF_WEIGHTED: usize = 10;
 
-/// Fetches and settles the jobs of one worker, and repeats settlements that Redis did not answer.
+/// Fetches and settles the jobs of one worker, and repeats settlements that Redis did not confirm.
 pub(super) struct BrokerSession {
     connection: ReconnectingConnection,
     prefix: String,
@@ -37,7 +37,7 @@ pub(super) struct BrokerSession {
     lease: Duration,
     leases: Leases,
     unsettled: Vec<SettlementBatch>,
-    /// The token of a fetch that Redis has not answered.
+    /// The token of a fetch that Redis has not answered, or has answered with an error.
     unanswered_fetch: Option<String>,
 }
 
@@ -100,8 +100,9 @@ impl BrokerSession {
 
     /// Settles completed deliveries and fetches jobs, in one round trip.
     ///
-    /// Even if this future is dropped, the next flush repeats settlements that Redis did not answer, and releases a fetch
-    /// whose answer was lost. If Redis has applied a settlement, a repetition has no effect, because a token settles a job once.
+    /// Even if this future is dropped, the next flush repeats settlements that Redis did not confirm, and releases a fetch
+    /// whose answer was lost or was an error. If Redis has applied a settlement, a repetition has no effect, because a token
+    /// settles a job once.
     pub(super) async fn flush(&mut self, want: Room) -> FlushResult {
         let settled = !self.unsettled.is_empty();
         let mut flushed = FlushResult { fetched: Vec::new(), retry_after: None, complete: false, settled };

@@ -33,7 +33,7 @@ pub struct Queue {
 impl Queue {
     /// Creates a client that sends its commands on `connection`.
     ///
-    /// `connection` may send a command again if its answer was lost, because all scripts are safe to repeat. Workers,
+    /// `connection` may send a command again if its answer was lost, because its scripts are safe to repeat. Workers,
     /// [`server`](Self::server), and pushes that wait for replicas open connections of their own with `connector`.
     pub fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,

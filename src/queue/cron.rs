@@ -2,7 +2,7 @@
 //!
 //! Redis has the time at which each schedule is next due. Each scheduler compares this time with the clock of Redis. For a due
 //! schedule, a script replaces the time and, unless the run is skipped, enqueues the job. The script does nothing if the time
-//! has changed since the scheduler read it, so each due time fires at most once.
+//! has changed since the scheduler read it, so each due time fires at most once, unless the clock of Redis goes back.
 //!
 //! The name of a schedule contains its expression and time zone. While a new version with another expression is rolled out,
 //! the schedules of the old and the new workers have different names, so they do not overwrite each other's due times.

@@ -36,8 +36,8 @@ pub(super) enum Disposition {
     Snooze {
         after: Duration,
     },
-    /// This worker does not know the task. The job is delivered again, to any worker, at most `max_redeliveries` times for
-    /// this reason. After these, the job fails if the next worker does not know the task either.
+    /// This worker does not know the task, or the version of the envelope. The job is delivered again, to any worker, at most
+    /// `max_redeliveries` times for this reason; the next time, it fails for good.
     UnknownTask {
         after: Duration,
         max_redeliveries: u64,

@@ -90,7 +90,7 @@ impl Envelope {
 }
 
 impl<P> Envelope<P> {
-    /// Creates an envelope without owner, scope, request, group or key.
+    /// Creates an envelope without owner, scope, API key, request, trace context, group or unique key.
     pub(super) fn new(task: &str, queue: &str, payload: P, ttl: u64, at: i64) -> Self {
         Self {
             v: Envelope::VERSION,

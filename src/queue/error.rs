@@ -32,7 +32,8 @@ pub enum Error {
     /// The arguments of a job are nested too deeply to be parsed again in all records of the job.
     #[error("The job's arguments are nested too deeply")]
     TooDeep,
-    /// Redis did not answer in time or refused the command, or too few of its replicas have a job. The caller may try again.
+    /// Redis did not answer in time, refused the command or returned an unexpected answer, or too few of its replicas have a
+    /// job. The caller may try again.
     #[error("Redis is unavailable")]
     Unavailable(#[source] BoxError),
     /// A bug, or data in Redis that this version cannot read.

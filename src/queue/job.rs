@@ -43,15 +43,15 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     const QUEUE: &'static str = "default";
     /// Who may enqueue the job and, for jobs of users, the largest size of the arguments. By default, users may not enqueue it.
     const ENQUEUE_BY: EnqueueBy = EnqueueBy::System;
-    /// The number of failed attempts after which the job has failed for good. Crashes of workers do not count, but a job also
-    /// fails for good when three workers have crashed while they ran it.
+    /// The number of failed attempts after which the job has failed for good. Crashes of workers are counted apart: the third
+    /// crash also fails the job. A crash does not count if the job was fetched ahead of free slots.
     const MAX_ATTEMPTS: u32 = 3;
     /// The wait after the first failure. It doubles with each failure, up to an hour, with jitter.
     const BACKOFF: Duration = Duration::from_secs(5);
     /// The time limit of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(180);
-    /// How long the outcome is kept after the job has finished, or was canceled after a worker had fetched it: 8 s to 366 days. A
-    /// limit of [`Retention`](super::Retention) or a nearly full Redis may shorten this time.
+    /// How long the outcome is kept after the job has finished or its worker has canceled it: 8 s to 366 days. A limit of
+    /// [`Retention`](super::Retention) or a nearly full Redis may shorten this time.
     const RESULT_TTL: Duration = Duration::from_secs(60 * 60);
     /// When the job runs periodically. `None` if it does not.
     const SCHEDULE: Option<Schedule<Self>> = None;
@@ -74,7 +74,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
 pub struct Context<S> {
     pub state: S,
     pub job_id: Arc<str>,
-    /// The number of this attempt, from 1. Attempts whose worker crashed count; snoozed and released attempts do not.
+    /// The number of this attempt, from 1. Attempts whose worker crashed count, unless the job was fetched ahead of free slots.
+    /// Snoozed and released attempts do not count.
     pub attempt: u32,
     /// The owner, the scope and the request of the job. Pass the origin on to jobs that this job enqueues, but without the
     /// owner if users may not enqueue them.

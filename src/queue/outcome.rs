@@ -8,15 +8,15 @@ use uuid::Uuid;
 
 use super::{envelope::Envelope, state::State};
 
-/// The outcome of a job that has finished, or was canceled after a worker had fetched it. The JSON names are short, because Redis holds
-/// many outcomes.
+/// The outcome of a job that has finished or was canceled by its worker. The JSON names are short, because Redis holds many
+/// outcomes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
     #[serde(rename = "t")]
     pub(super) task: String,
     #[serde(rename = "q")]
     pub(super) queue: String,
-    /// `None` for the result `null`, and for a canceled job.
+    /// `None` for the result `null`, for a canceled job, or if the script `status` omits the result.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<Value>,
     /// Why the job was discarded or canceled. `None` if no reason is known, or the job has finished.

@@ -23,8 +23,7 @@ pub(super) struct Destination {
     pub(super) group: Option<String>,
     /// The limits of each owner. They apply only to jobs with an owner. `None` for no limits.
     pub(super) limits: Option<OwnerLimits>,
-    /// Whether the jobs are prepared jobs, which a transaction has accepted. Prepared jobs count for their owner, but no limit
-    /// refuses them.
+    /// Whether the jobs are prepared jobs. Prepared jobs count for their owner, but no limit refuses them.
     pub(super) is_prepared: bool,
 }
 

@@ -49,7 +49,7 @@ pub enum MoveError {
     /// The old and the new place are the same.
     #[error("the jobs are there already")]
     SamePlace,
-    /// Workers of the old place are running.
+    /// A worker of the old place has sent a heartbeat in the last 30 seconds.
     #[error("workers of the old prefix are running")]
     Workers,
     /// This number of jobs are left in the old place, and the last round has moved none. Probably they are in no list.

@@ -17,7 +17,8 @@ use super::{
 };
 
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
-/// A job fails for good when this many workers have crashed while they ran it.
+/// A job fails for good when this many workers have crashed while they ran it. A crash does not count if the job was fetched
+/// ahead of free slots.
 const MAX_CRASHES: u32 = 3;
 /// Base of the delay before a job becomes ready again after its second crash.
 const CRASH_BACKOFF: Duration = Duration::from_secs(5);
@@ -66,7 +67,7 @@ impl Scheduler {
     }
 
     /// Ticks until there is nothing left to do, for a worker in a burst. If the jobs of expired leases cannot be recovered yet,
-    /// waits until they can. Also returns if a call of Redis fails.
+    /// waits until they can. Also returns if the call of the script `tick` fails.
     pub(super) async fn catch_up(&mut self) {
         while let Some(wait) = self.tick().await {
             // A longer pause could count as a gap between ticks, which restarts the wait.
@@ -75,7 +76,7 @@ impl Scheduler {
     }
 
     /// Does the periodic work that is due. Returns the time until the jobs of expired leases can be recovered; `None` if no such
-    /// jobs remain, or a call of Redis fails.
+    /// jobs remain, or the call of the script `tick` fails.
     async fn tick(&mut self) -> Option<Duration> {
         self.fire_schedules().await;
         let mut conn = self.connection.get().await?;
@@ -179,7 +180,7 @@ impl Fullness {
             line.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(0.0)
         };
         let (limit, used) = (field("maxmemory"), field("used_memory") - field("mem_not_counted_for_evict"));
-        // Redis frees the memory of deleted records in the background. Until it has, no more records are deleted.
+        // Redis frees the memory of deleted records in the background. Until it has, it does not count as full.
         if limit == 0.0 || field("lazyfree_pending_objects") > 0.0 || used < NEARLY_FULL_RATIO * limit {
             return Self::HasRoom;
         }

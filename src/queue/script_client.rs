@@ -52,8 +52,8 @@ impl ScriptClient {
         script.key(&*self.prefix)
     }
 
-    /// Runs a call. The connection may send it several times, so every script is safe to repeat. If a script changes many
-    /// jobs, the answer to a repeated call may count the jobs of the last run only.
+    /// Runs a call. The connection may send it several times, so the scripts of this client are safe to repeat. If a script
+    /// changes many jobs, the answer to a repeated call may count the jobs of the last run only.
     ///
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::OwnerLimit`] or [`Error::Forgotten`] if the script returns this error;

@@ -37,7 +37,7 @@ pub struct JobStatus {
     /// The last error with all details, which the API shows to admins only.
     pub error_detail: Option<String>,
     pub progress: Option<Value>,
-    /// Number of attempts, including the running one and those whose worker crashed, but not snoozed and released ones.
+    /// The number of attempts, counted like [`Context::attempt`](super::Context::attempt). Includes the running one.
     pub attempts: u32,
     pub enqueued_at: Option<DateTime<Utc>>,
     /// When a scheduled job is due.

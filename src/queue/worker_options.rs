@@ -10,8 +10,8 @@ pub struct Options {
     pub queues: Queues,
     /// Maximum number of jobs that run at once.
     pub concurrency: usize,
-    /// How long after the last heartbeat of a worker other workers recover its jobs. The worker itself stops its jobs when 80 %
-    /// of this time has passed since its last successful heartbeat.
+    /// How long after the fetch of a job, or the last heartbeat of its worker, other workers recover the job. The worker itself
+    /// stops the job when 80 % of this time has passed.
     pub lease: Duration,
     /// How long running jobs may continue after the worker was told to stop.
     pub grace: Duration,
@@ -27,8 +27,8 @@ pub struct Options {
     pub retention: Retention,
 }
 
-/// How much Redis keeps about finished and canceled jobs, in all queues together. Beyond a limit, the oldest records are
-/// deleted before they expire.
+/// How much Redis keeps about finished and canceled jobs, in all queues together. Beyond a limit, the oldest buckets of
+/// records (see `scripts/lib.lua`) are deleted before they expire, but never the newest bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Number of outcomes, which have the results.

@@ -16,7 +16,7 @@ if ARGV[1] == 'due' then
     out[#out + 1] = rc('HGET', P .. ':cron', ARGV[i]) or ''
   end
   -- Deletes schedules that the caller does not know and that are more than an hour late: a running scheduler that knows them
-  -- would have fired them.
+  -- would have fired them, unless Redis was unavailable.
   local all = rc('HGETALL', P .. ':cron')
   for i = 1, #all, 2 do
     if not mine[all[i]] and all[i + 1] + 3600000 < t then rc('HDEL', P .. ':cron', all[i]) end

@@ -13,7 +13,7 @@
 --   and no used-up rate limit holds jobs back. Each lease is {queue, ids, envelopes, failures, crashes, mark}. The token of a
 --   lease is `<token>.<index><mark>`, where `index` is its index in `leases`, from 0
 -- Jobs that are taken ahead of free slots have leases of their own, with the mark AHEAD; for other leases the mark is ''. If the
--- worker crashes, jobs with the mark have probably not started.
+-- worker crashes, jobs with the mark may not have started.
 local worker, token, lease, max, others = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local owner_max, ahead, RESERVED = tonumber(ARGV[6]), tonumber(ARGV[7]), 8
 local t, out, paused, retry_after = now(), {}, {}, 0

@@ -67,8 +67,8 @@ elseif ARGV[1] == 'page' then
     return ids
   end
   -- Returns where the page begins. Jobs may have left or joined the list since the previous page. The first of the given jobs
-  -- that is found within MAX_SHIFT places shows where the previous page ended. If none is found, the page begins MAX_SHIFT
-  -- places earlier, because repeated jobs are better than omitted ones.
+  -- that is found within MAX_SHIFT places shows where the previous page ended. If none is found, the page begins up to
+  -- MAX_SHIFT places earlier, because repeated jobs are better than omitted ones.
   local function resume(offset)
     if #ARGV < 6 then return offset end
     local from, place = math.max(0, offset - MAX_SHIFT), {}

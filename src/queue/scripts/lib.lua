@@ -2,7 +2,8 @@
 -- keys. On Redis Cluster the prefix contains a hash tag, so that all keys are in one slot. Times are in milliseconds since the
 -- epoch, by the clock of Redis. Ids and envelopes may have times by the clock of the client that created the job.
 local P, rc = KEYS[1], redis.call
--- Maximum number of jobs in one command. Each job needs up to two arguments, and `unpack` fails at about 8,000 values.
+-- Maximum number of jobs whose ids are arguments of one command. Each job needs up to two arguments, and `unpack` fails at about
+-- 8,000 values.
 local CHUNK = 1000
 local HOUR, DAY = 3600000, 86400000
 local AHEAD = '+' -- the last character of the token of a lease whose jobs were fetched before there were free slots for them
@@ -331,7 +332,8 @@ local function fail_jobs(q, ids, errors, t)
 end
 
 -- Dependencies. The hash `waits` has, for each deferred job, the number of jobs that it still waits for, and its policy (`good`
--- or `any`, see `push`). The list `then:<id>` has the ids of the jobs that wait for a job, and the hash `then` has their number.
+-- or `any`, see `push`). The list `then:<id>` has the ids of the jobs that wait for a job, also if they were canceled or have failed
+-- since. The hash `then` has their number.
 -- An ended job with dependents is added to the list `told`. `process_notifications` takes the jobs from this list, and notifies
 -- a limited number of dependents in each call, so that a job with thousands of dependents does not block Redis.
 -- Adds the ended jobs that have dependents to `told`. `good` is true if they have finished, and false if they have failed or

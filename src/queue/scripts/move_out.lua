@@ -109,7 +109,7 @@ function steps.jobs()
   if #rc('ZRANGEBYSCORE', P .. ':alive', t - silence, '+inf', 'LIMIT', 0, 1) > 0 then return 'workers' end
   if process_notifications(500, t) then return 'more' end
   local queues = own_queues()
-  -- A deferred job is moved before the jobs that it waits for, so that it has arrived when they end.
+  -- Deferred jobs are moved before all others, so that they have arrived when the jobs that they wait for end.
   for _, q in ipairs(queues) do take_waiting(q, 'deferred') end
   for _, q in ipairs(queues) do
     take_ready(q)

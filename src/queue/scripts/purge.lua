@@ -3,7 +3,7 @@
 -- ARGV:
 --   queue
 --   state (queued, scheduled, deferred, failed)
---   how many ids to examine (up to 1,000)
+--   about how many ids to examine (up to 1,000)
 --   when the purge started (ms)
 --   a text that sorts after each id that was created by then
 --   then the remaining work that the previous call returned; nothing in the first call

@@ -1,6 +1,6 @@
 -- Deletes the waiting and failed jobs of an owner, and tells the running jobs to stop, a limited number in each call.
--- ARGV: id of the owner, how many jobs to examine (up to 1,000), remaining work ('lists' in the first call, then the third value
---   that the previous call returned)
+-- ARGV: id of the owner, about how many jobs to examine (up to 1,000), remaining work ('lists' in the first call, then the third
+--   value that the previous call returned)
 -- Returns {number of deleted jobs, number of jobs told to stop, remaining work, which is '' at the end}
 local group, max = 'owner:' .. ARGV[1], tonumber(ARGV[2])
 local account, deleted, stopped = account_of(group), 0, 0
@@ -44,7 +44,7 @@ if ARGV[3] == 'lists' then
   process_notifications(100, now())
   return { deleted, 0, #ids == max and 'lists' or '0' }
 end
--- The account still has the jobs that are running, scheduled or deferred, or have a scope.
+-- The account still has the other jobs, such as those that are running, scheduled or deferred, or have a scope.
 local cursor, found = unpack(rc('HSCAN', account, ARGV[3], 'COUNT', max))
 local ids = {}
 for i = 1, #found, 2 do

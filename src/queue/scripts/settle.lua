@@ -6,8 +6,8 @@
 --                scope follow, as in the state of an ended job without its first letter (see STATE in lib.lua)
 --   retry        the attempt has failed, and the job is delivered again after arg ms; text is the error
 --   snooze       the job is delivered again after arg ms, and no attempt is counted
---   unknown      the worker does not know the task. The first ttl times (here a number), the job is delivered again after arg
---                ms; the next time, it fails for good. text is the error
+--   unknown      the worker does not know the task, or the version of the envelope. The first ttl times (here a number), the job
+--                is delivered again after arg ms; the next time, it fails for good. text is the error
 --   dead         the job has failed for good; text is the error
 --   release      the job goes back to the front of its queue or group, and no attempt is counted
 -- A job that is to be delivered again is canceled instead if its cancellation was requested while it ran.

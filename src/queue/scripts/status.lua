@@ -3,7 +3,7 @@
 --   (bytes), 0 to omit all results; ids..
 -- Returns for each id one of:
 --   {} if the job is unknown
---   {'done', state, outcome or '' if the outcome is no longer kept} if it has finished or was canceled
+--   {'done', state, outcome or '' if no outcome is kept} if it has finished or was canceled
 --   {state, envelope, failures, crashes, error, progress, extra} for other jobs. `extra` is the holder of a running job
 --     (`token|worker|started at`), the time at which a failed job has failed or a scheduled or deferred job
 --     is due (ms), or nil for a queued job

@@ -68,8 +68,8 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
         died = died + 1
       else
         -- A job whose worker has crashed for the first time is ready at once. Jobs whose workers have crashed more often are
-        -- suspects: each of them in this call gets a longer delay, up to a limit, so that the job that crashes its worker does
-        -- not run together with the same jobs again.
+        -- suspects: each of them in this call gets a longer delay than the previous one, up to a limit, so that the job that
+        -- crashes its worker does not run together with the same jobs again.
         local delay = 0
         if crashes > 1 then
           delay = backoff * (2 ^ (crashes - 2) * (0.5 + jitter) + math.min(suspects * 0.3, 3))
@@ -125,7 +125,7 @@ limit_records(STATE, tonumber(ARGV[11]), math.huge)
 local freed = 0
 -- If Redis is nearly full, deletes records of the oldest bucket of outcomes, to make room for new jobs: all records if the
 -- bucket was full or has at most CHUNK records, else CHUNK records. Deletes states for this purpose only if Redis refuses jobs
--- and there are no outcomes, because a repeated push enqueues a job again if its state was deleted.
+-- and there are no outcomes, because a repeated push may enqueue a job again if its state was deleted.
 for _, kind in ipairs({ OUTCOME, ARGV[8] == '2' and STATE or nil }) do
   local key, ended = unpack(ARGV[8] ~= '0' and rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES') or {})
   if key and freed == 0 then
