@@ -33,7 +33,7 @@ pub struct Queue {
 impl Queue {
     /// Creates a client that sends its commands on `connection`.
     ///
-    /// `connection` may send a command again if its answer was lost, because its scripts are safe to repeat. Workers,
+    /// `connection` may send a command again if its answer was lost, because the client's scripts are safe to repeat. Workers,
     /// [`server`](Self::server), and pushes that wait for replicas open connections of their own with `connector`.
     pub fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
@@ -60,7 +60,7 @@ impl Queue {
         Self { push_batches: Batcher::new(PushBatches(pushes.clone())), pushes, ..self }
     }
 
-    /// Limits how much each owner may enqueue with this client.
+    /// Limits how much each owner may enqueue with this client. Prepared jobs count, but no limit refuses them.
     pub fn limit_owners(self, limits: OwnerLimits) -> Self {
         Self { owner_limits: Some(limits), ..self }
     }

@@ -14,7 +14,7 @@ use super::{
     state::State,
 };
 
-/// About the maximum number of jobs that one call of a script requeues or examines for a purge.
+/// Maximum number of jobs that one call of a script requeues, and about how many one call examines for a purge.
 const JOBS_PER_CALL: u64 = 1_000;
 
 /// The result of [`Queue::cancel`].

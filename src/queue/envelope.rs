@@ -27,7 +27,7 @@ pub(super) struct ErrorRecord {
     /// Text for admins, which the owner of the job must not read.
     #[serde(default)]
     pub(super) detail: Option<String>,
-    /// When the attempt failed, in milliseconds since the epoch. 0 if unknown.
+    /// When the error occurred, in milliseconds since the epoch. 0 if unknown.
     #[serde(default)]
     pub(super) at: i64,
 }

@@ -21,7 +21,7 @@ pub(super) enum StopReason {
     Lost,
 }
 
-/// The signals of one running job: the request to stop, and the progress that it reports. Clones share them.
+/// The signals of one fetched job: the request to stop, and the progress that the job reports. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct JobSignals(Arc<Inner>);
 

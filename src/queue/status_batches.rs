@@ -1,5 +1,5 @@
-//! Reads the status of single jobs. Concurrent reads share one call of the script, which costs Redis half as much for each
-//! further job.
+//! Reads the status of single jobs. Concurrent reads share calls of the script, because one call for several jobs costs Redis
+//! less than several calls.
 
 use std::sync::Arc;
 

@@ -81,13 +81,14 @@ impl Options {
     }
 }
 
-/// The number of runs of a worker, by result. Snoozed runs, and jobs with an unknown task, do not count.
+/// How many jobs a worker has fetched, by result. A job counts again after each fetch. Snoozed jobs, jobs with an unknown task,
+/// and jobs that only waited for a slot do not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub finished: u64,
     /// Failed attempts, including those that are retried.
     pub failed: u64,
     pub canceled: u64,
-    /// Runs without a result, because the worker shut down or lost the lease. Does not include jobs that waited for a slot.
+    /// Jobs without a result, because the worker shut down or lost the lease.
     pub released: u64,
 }

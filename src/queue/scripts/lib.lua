@@ -332,8 +332,8 @@ local function fail_jobs(q, ids, errors, t)
 end
 
 -- Dependencies. The hash `waits` has, for each deferred job, the number of jobs that it still waits for, and its policy (`good`
--- or `any`, see `push`). The list `then:<id>` has the ids of the jobs that wait for a job, also if they were canceled or have failed
--- since. The hash `then` has their number.
+-- or `any`, see `push`). The list `then:<id>` has the ids of the jobs that wait for a job, also if they were canceled or have
+-- failed since. The hash `then` has their number.
 -- An ended job with dependents is added to the list `told`. `process_notifications` takes the jobs from this list, and notifies
 -- a limited number of dependents in each call, so that a job with thousands of dependents does not block Redis.
 -- Adds the ended jobs that have dependents to `told`. `good` is true if they have finished, and false if they have failed or
