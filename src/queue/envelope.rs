@@ -56,7 +56,7 @@ pub(super) struct Envelope<P = Value> {
     /// The unique key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<String>,
-    /// How long the outcome is kept, in milliseconds.
+    /// The `RESULT_TTL` of the job, in milliseconds.
     pub(super) ttl: u64,
     /// When the envelope was created, in milliseconds since the epoch.
     pub(super) at: i64,

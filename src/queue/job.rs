@@ -50,8 +50,9 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     const BACKOFF: Duration = Duration::from_secs(5);
     /// The time limit of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(180);
-    /// How long the outcome is kept after the job has finished or its worker has canceled it: 8 s to 366 days. A limit of
-    /// [`Retention`](super::Retention) or a nearly full Redis may shorten this time.
+    /// How long the outcome is kept after the job has finished or its worker has canceled it: 8 s to 366 days. The outcome may be
+    /// deleted up to about an eighth of this time later. A limit of [`Retention`](super::Retention) or a nearly full Redis may
+    /// shorten the time.
     const RESULT_TTL: Duration = Duration::from_secs(60 * 60);
     /// When the job runs periodically. `None` if it does not.
     const SCHEDULE: Option<Schedule<Self>> = None;

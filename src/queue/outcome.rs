@@ -1,4 +1,4 @@
-//! The records of a job that has finished or was canceled. Redis keeps the outcome for `RESULT_TTL`, or for an hour if the
+//! The records of a job that has finished or was canceled. Redis keeps the outcome for at least `RESULT_TTL`, or an hour if the
 //! job was canceled while it waited, and the state, owner and scope for at least a day. The limits of
 //! [`Retention`](super::Retention) or a nearly full Redis may shorten these times.
 
