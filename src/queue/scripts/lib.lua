@@ -43,9 +43,9 @@ end
 
 -- The records of jobs that have finished or were canceled, by kind. The outcome of a job, with the result, is kept for at
 -- least the RESULT_TTL of the job, or an hour if the job was canceled while it waited. The state is kept for at least a day, so
--- that a repeated push finds that the job has ended. `tick` deletes records earlier if there are too many, or if Redis is nearly full.
--- The state is `f` (finished) or `c` (canceled), the id of the owner and, after `|`, the scope. A prepared job that was canceled
--- before it was pushed has a state, and no outcome.
+-- that a repeated push finds that the job has ended. `tick` deletes records earlier if there are too many, or if Redis is nearly
+-- full. The state is `f` (finished) or `c` (canceled), the id of the owner and, after `|`, the scope. A prepared job that was
+-- canceled before it was pushed has a state, and no outcome.
 -- A bucket is a hash with the records of one kind and TTL that were stored in a period of an eighth of this TTL. A full bucket is
 -- renamed, and another one begins. For each kind, a sorted set has the names of the buckets, with the latest time at which a
 -- record may have been stored in the bucket. `tick` deletes a bucket one TTL after this time. If no scheduler runs, the bucket
