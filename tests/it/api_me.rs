@@ -195,8 +195,8 @@ async fn only_the_last_requested_address_can_be_confirmed() {
     let first = app.mailed_token("first@example.com").await;
     assert_eq!(change_email(&app, &user, "second@example.com", PASSWORD).await.status, 202);
     assert_eq!(change_email(&app, &user, "third@example.com", PASSWORD).await.status, 202);
-    // The job of the second mail runs only now, after the third address was requested, so no second mail is sent. If one
-    // were sent, its link would have to be invalid.
+    // The job of the second mail runs only now, when the third address is the requested one. The job then sends no mail, or a
+    // mail with an invalid link.
     let mails = app.mails().await;
     let second = mails.iter().find(|mail| mail.to == "second@example.com");
     for token in [Some(first), second.map(|mail| mail.token())].into_iter().flatten() {

@@ -173,7 +173,7 @@ async fn without_redis_users_can_sign_in_but_not_enqueue_jobs() {
 async fn no_command_fails_after_redis_connections_were_closed() {
     let (proxy, app) = with_proxied_redis().await;
     let redis = &app.app.redis;
-    // Concurrent commands open all connections of the pool.
+    // Concurrent commands make the pool open several connections.
     for result in join_all((0..64).map(|_| redis.ping())).await {
         result.unwrap();
     }
