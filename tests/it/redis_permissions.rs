@@ -14,8 +14,7 @@ use crate::support::{
 };
 
 const GUIDE: &str = "docs/databases.md";
-/// Commands of the scripts that the probe tries without a key or not at all. `TYPE` is an option of SCAN, which only
-/// `saas queue move` needs.
+/// Commands of the scripts that the probe tries without a key or not at all. `TYPE` is an option of SCAN.
 const NOT_TRIED_WITH_A_KEY: [&str; 5] = ["PING", "SCRIPT", "TIME", "SCAN", "TYPE"];
 
 fn read_file(path: &str) -> String {

@@ -86,7 +86,7 @@ fn ids(page: &Value) -> Vec<String> {
 
 /// The operations come from the API document, so the test covers operations that are added below `/admin` later.
 #[tokio::test]
-async fn smoke_only_admins_may_operate_queues() {
+async fn smoke_only_admins_may_call_the_operations_below_admin() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;

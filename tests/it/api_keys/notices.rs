@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{SCOPES, create_key, create_org, member, post_key, rotate};
 use crate::support::TestApp;
 
-/// Returns the recipients of the mails with a subject, sorted, and the text of the last one.
+/// Returns the recipients of the mails with this subject, sorted, and the text of the last of these mails.
 async fn mails(app: &TestApp, subject: &str) -> (Vec<String>, String) {
     let mails: Vec<_> = app.mails().await.into_iter().filter(|mail| mail.subject == subject).collect();
     let mut recipients: Vec<_> = mails.iter().map(|mail| mail.to.clone()).collect();

@@ -32,8 +32,8 @@ async fn list_sent(app: &TestApp) -> Vec<(String, String)> {
     app.mails().await.into_iter().map(|mail| (mail.to, mail.subject)).collect()
 }
 
-/// The credentials of a user before a promotion: a session, a login challenge with a recovery code, and the tokens of the
-/// links that reset the password and confirm a new address.
+/// The credentials that a user has before an action revokes them: a session, a login challenge with a recovery code, and the
+/// tokens of the links that reset the password and confirm a new address.
 struct Credentials {
     user: User,
     challenge: String,
@@ -190,7 +190,7 @@ async fn an_account_that_is_scheduled_for_deletion_does_not_become_an_admin() {
     // A deactivated admin can be activated, which is necessary to cancel the deletion.
     assert_eq!(patch(&app, &admin, other.id, json!({ "is_active": true })).await.status, 200);
 
-    // A login cancels the deletion of the user, and a new password that of the admin.
+    // A login cancels the deletion of the user, and a new password cancels the deletion of the admin.
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
     assert_eq!(patch(&app, &admin, user.id, json!({ "role": "admin" })).await.status, 200);
     let done = create_admin(&app, &["--set-password", "--email", &other.email]).await.succeeded();

@@ -169,7 +169,7 @@ async fn a_queue_operation_runs_to_its_end_if_the_request_is_dropped() {
         () = eventually("the audit entry is written", has_begun) => {}
     }
 
-    // The server then refuses the writes, because it is a replica now. The purge reports that.
+    // The server then refuses the writes, because it is a replica now. The purge writes an audit entry about the failure.
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut conn).await.unwrap();
     redis::cmd("CLIENT").arg("UNPAUSE").query_async::<()>(&mut conn).await.unwrap();
     let has_failed = || async {

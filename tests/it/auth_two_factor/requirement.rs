@@ -42,7 +42,7 @@ async fn smoke_all_users_have_to_set_up_a_second_factor() {
 /// The cached identity still has the second factor, so only the transaction of the change can refuse the
 /// request.
 #[tokio::test]
-async fn a_change_is_refused_in_its_transaction_too() {
+async fn a_transaction_checks_the_required_second_factor_again() {
     let app = TestApp::with(&[REQUIRE_OF_ALL, "--identity-cache-ms=60000"]).await;
     let user = app.user().await;
     enable_two_factor(&app, &user).await;
@@ -54,7 +54,7 @@ async fn a_change_is_refused_in_its_transaction_too() {
 }
 
 #[tokio::test]
-async fn each_setting_requires_a_second_factor_of_its_users() {
+async fn the_settings_decide_which_users_need_a_second_factor() {
     let cases: [(&[&str], bool, bool); 7] = [
         (&[], false, false),
         (&["--require-two-factor=none"], false, false),

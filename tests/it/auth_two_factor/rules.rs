@@ -94,7 +94,7 @@ async fn two_factor_cannot_be_set_up_without_the_encryption_key() {
 }
 
 /// Calls `ask`, which sends a wrong code, until an attempt is throttled. Asserts that this happens after five to thirteen
-/// attempts. Each failure doubles the wait, so that a slow machine reaches the limit too.
+/// attempts. After the free attempts, each failure doubles the wait, so that a slow machine reaches the limit too.
 async fn assert_rate_limited(ask: impl AsyncFn() -> Answer) {
     for tried in 0..14 {
         let answer = ask().await;

@@ -98,10 +98,10 @@ bugs! {
     a_pause_is_ignored: "fetch", "paused[q] = true" => "";
     a_limit_is_exceeded_by_one: "fetch", "math.min(free, concurrency - " => "math.min(free, concurrency + 1 - ";
     reserved_slots_are_taken: "fetch", "a == RESERVED and max or math.min(max, others)" => "max";
-    a_job_with_a_limit_is_fetched_ahead: "fetch", "if has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1 then" => "if rc('EXISTS', P .. ':turns:' .. q) == 1 then";
+    a_job_of_a_queue_with_a_limit_is_fetched_ahead: "fetch", "if has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1 then" => "if rc('EXISTS', P .. ':turns:' .. q) == 1 then";
     a_job_with_a_group_is_fetched_ahead: "fetch", "if has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1 then" => "if has_limit then";
     a_queue_of_lower_priority_fills_the_slots: "fetch", "if has_ready(q) then ahead = 0 end" => "";
-    a_suspected_job_is_fetched_ahead: "fetch", "if crashes[i] then" => "if false then";
+    a_job_that_has_crashed_a_worker_is_fetched_ahead: "fetch", "if crashes[i] then" => "if false then";
     a_job_that_was_fetched_ahead_counts_a_crash: "tick", "if ahead then rc('HSETNX'" => "if false then rc('HSETNX'";
     a_released_fetch_takes_jobs: "fetch", "if rc('EXISTS', P .. ':void:' .. token) == 1 then" => "if false then";
     a_lost_lease_is_renewed: "beat", "if rc('ZSCORE', key, ARGV[i + 1]) then rc('ZADD', key, 'XX'," => "if true then rc('ZADD', key,";

@@ -299,7 +299,7 @@ impl Model {
     }
 }
 
-/// Checks the totals of a queue: each enqueued or requeued job is still in the queue or has ended. Also checks its number of
+/// Checks the totals of a queue: each enqueued or requeued job is still in the queue or has ended. Also checks the count of
 /// running jobs.
 fn check_totals(name: &str, now: &Snapshot, places: &HashMap<&str, (Place, &'static str)>) -> Check {
     let stat = |what: &str| now.stats.get(&format!("{name}:{what}")).copied().unwrap_or(0);

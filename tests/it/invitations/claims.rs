@@ -159,7 +159,7 @@ async fn the_limits_of_seats_and_memberships_are_checked_when_an_invitation_is_a
 }
 
 #[tokio::test]
-async fn a_user_lists_the_own_pending_invitations() {
+async fn a_user_lists_their_own_pending_invitations() {
     let app = TestApp::start().await;
     let (one, two) = (Org::create(&app).await, Org::create(&app).await);
     let bob = user_with(&app, BOB).await;

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::support::app::fields;
 
-const GUESSED: &str = "a password of Mallory";
+const ATTACKER_PASSWORD: &str = "a password of Mallory";
 
 #[tokio::test]
 async fn smoke_a_person_without_an_account_registers_with_an_invitation() {
@@ -68,8 +68,8 @@ async fn an_invited_user_with_a_verified_account_signs_in_instead_of_registering
 async fn an_attacker_who_registered_the_invited_address_first_gains_no_access() {
     let app = TestApp::start().await;
     let org = Org::create(&app).await;
-    let mallory = register(&app, BOB, GUESSED).await;
-    let move_away = json!({ "email": "mallory@example.com", "password": GUESSED });
+    let mallory = register(&app, BOB, ATTACKER_PASSWORD).await;
+    let move_away = json!({ "email": "mallory@example.com", "password": ATTACKER_PASSWORD });
     assert_status(&app.post("/users/me/email", Some(&mallory), move_away).await, 202);
     let to_change = app.mailed_token("mallory@example.com").await;
     let id = org.invite(&app, BOB).await;
@@ -84,7 +84,7 @@ async fn an_attacker_who_registered_the_invited_address_first_gains_no_access() 
     assert_eq!(preview(&app, &token).await.body["account"], "new");
     assert_status(&sign_up(&app, &token, PASSWORD).await, 200);
     app.assert_signed_out(&mallory).await;
-    app.login(BOB, GUESSED).await.is_some_problem(401, "bad_credentials");
+    app.login(BOB, ATTACKER_PASSWORD).await.is_some_problem(401, "bad_credentials");
     let confirm = app.post("/auth/confirm-email", None, json!({ "token": to_change })).await;
     confirm.is_some_problem(400, "invalid_link");
     let bob = User::signed_in(mallory.id, BOB, &app.login(BOB, PASSWORD).await);
@@ -102,7 +102,7 @@ async fn an_attacker_who_registered_the_invited_address_first_gains_no_access() 
 async fn keys_and_invitations_of_an_attacker_are_revoked_when_the_owner_of_the_address_takes_over() {
     for by_invitation in [true, false] {
         let app = TestApp::start().await;
-        let mallory = register(&app, BOB, GUESSED).await;
+        let mallory = register(&app, BOB, ATTACKER_PASSWORD).await;
         let made = app.post("/orgs", Some(&mallory), json!({ "name": "Trap" })).await;
         assert_status(&made, 201);
         let trap = made.body["id"].as_i64().unwrap();
@@ -143,7 +143,7 @@ async fn keys_and_invitations_of_an_attacker_are_revoked_when_the_owner_of_the_a
 #[tokio::test]
 async fn any_number_of_keys_and_invitations_of_an_attacker_are_revoked_except_expired_ones() {
     let app = TestApp::start().await;
-    let mallory = register(&app, BOB, GUESSED).await;
+    let mallory = register(&app, BOB, ATTACKER_PASSWORD).await;
     let made = app.post("/orgs", Some(&mallory), json!({ "name": "Trap" })).await;
     let (trap, id) = (made.body["id"].as_i64().unwrap(), mallory.id);
     app.sql(&format!(
@@ -191,7 +191,7 @@ async fn a_link_that_was_not_mailed_does_not_verify_the_address() {
 
     // A link that was not mailed does not replace the password of an account. Only the invited account can accept the
     // invitation.
-    let eve = register(&app, "eve@example.com", GUESSED).await;
+    let eve = register(&app, "eve@example.com", ATTACKER_PASSWORD).await;
     let token = link(&eve.email).await;
     assert_eq!(preview(&app, &token).await.body["account"], "existing");
     sign_up(&app, &token, PASSWORD).await.is_some_problem(400, "email_taken");

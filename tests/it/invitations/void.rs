@@ -71,8 +71,8 @@ async fn an_invitation_is_void_while_its_inviter_may_not_invite() {
     }
 }
 
-/// As `an_invitation_is_void_while_its_inviter_may_not_invite`, but by requests instead of SQL: they demote and remove the
-/// inviter.
+/// Requests demote and remove the inviter, unlike in `an_invitation_is_void_while_its_inviter_may_not_invite`, which changes
+/// the database with SQL.
 #[tokio::test]
 async fn the_invitations_of_a_removed_member_are_void_at_once() {
     let app = TestApp::start().await;

@@ -3,7 +3,7 @@
 use crate::support::{records::column, servers::TestDatabase};
 
 /// The tables of organizations that the product reads before the organization is known, or for several organizations. They
-/// have no row-level policy. The test `control_tables_are_used_by_known_files` lists the files that may use them.
+/// have no row-level policy. The test `only_listed_files_use_control_tables` lists the files that may use them.
 pub const CONTROL_TABLES: &[&str] = &["api_keys", "audit_log", "invitations", "memberships"];
 
 /// The state of a table after the SQL function `tenant_table` has isolated it.

@@ -28,7 +28,8 @@ struct TextRow {
 }
 
 /// Selects the role and the organization of the connection.
-const WHO: &str = "SELECT current_user || ' ' || coalesce(current_setting('app.org_id', true), '') AS value";
+const SELECT_ROLE_AND_ORG: &str =
+    "SELECT current_user || ' ' || coalesce(current_setting('app.org_id', true), '') AS value";
 
 /// Returns the column `value` of a query in an organization.
 async fn texts(mut conn: &OrgConn<'_>, sql: &str) -> Result<Vec<String>> {
@@ -43,7 +44,7 @@ async fn execute(mut conn: &OrgConn<'_>, sql: &str) -> Result<usize> {
 /// Returns the role and the organization of the connection that the pool hands out next.
 async fn next_role_and_org(app: &TestApp) -> String {
     let who = async |conn: &mut AsyncPgConnection| {
-        let row = diesel::sql_query(WHO).get_result::<TextRow>(conn).await?;
+        let row = diesel::sql_query(SELECT_ROLE_AND_ORG).get_result::<TextRow>(conn).await?;
         Ok::<_, Error>(row.value)
     };
     app.app.db.run(who).await.unwrap()
@@ -84,7 +85,10 @@ async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
     for url in [&first.database.url, &plain, &owner] {
         let app = TestApp::on(first.database.clone(), &[&format!("--database-url={url}")]).await;
         let (own, other) = (Org::create(&app, "own").await, Org::create(&app, "other").await);
-        assert_eq!(query(&app, &own, WHO).await.unwrap(), [format!("saas_tenant {}", own.id)]);
+        assert_eq!(
+            query(&app, &own, SELECT_ROLE_AND_ORG).await.unwrap(),
+            [format!("saas_tenant {}", own.id)]
+        );
         for sql in [
             "SELECT name AS value FROM products",
             "SELECT name AS value FROM products WHERE true OR org_id <> 0",
@@ -131,7 +135,7 @@ async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
     }
 }
 
-/// The role and the organization are reset when the transaction ends, for whatever reason.
+/// The role and the organization are reset when the transaction ends.
 #[tokio::test]
 async fn a_pooled_connection_keeps_neither_the_organization_nor_the_role() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
@@ -145,7 +149,7 @@ async fn a_pooled_connection_keeps_neither_the_organization_nor_the_role() {
     assert_eq!(next_role_and_org(&app).await, nothing, "after a commit");
 
     let refuse = async |conn: &OrgConn<'_>| {
-        texts(conn, WHO).await?;
+        texts(conn, SELECT_ROLE_AND_ORG).await?;
         Err::<(), _>(Error::Forbidden)
     };
     assert!(matches!(app.app.db.in_org(&scope, refuse).await, Err(Error::Forbidden)));
@@ -163,7 +167,7 @@ async fn a_pooled_connection_keeps_neither_the_organization_nor_the_role() {
 
     let entered = Notify::new();
     let never_ends = async |conn: &OrgConn<'_>| {
-        texts(conn, WHO).await?;
+        texts(conn, SELECT_ROLE_AND_ORG).await?;
         entered.notify_one();
         pending::<Result<()>>().await
     };

@@ -184,7 +184,7 @@ async fn an_outbox_job_that_may_have_run_is_set_aside() {
     app.sql("CREATE TABLE again AS SELECT * FROM job_outbox").await;
     sweep(&app.app).await.unwrap();
     app.run_jobs().await;
-    // These rows are left, as after crashes. Only the job `done` has run.
+    // Adds rows to the outbox, as crashes leave them. Only the job `done` has run.
     app.sql("INSERT INTO job_outbox SELECT * FROM again").await;
     let (lost, old, forgotten) = (
         enqueue_plain(&app, "lost").await,

@@ -1,4 +1,4 @@
-//! Random crashes while jobs are enqueued in transactions: of API processes, relays, Redis and PostgreSQL. At the end,
+//! Random crashes of API processes, relays, Redis and PostgreSQL while jobs are enqueued in transactions. At the end,
 //! each committed transaction has exactly one job, which was enqueued once, and other transactions have none.
 //!
 //! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7 ./scripts/test

@@ -9,7 +9,7 @@ use crate::{
     support::{TestApp, User, app::Answer},
 };
 
-/// An operation in an organization, which `{org}` in its path names.
+/// An operation in an organization. `{org}` in its path is replaced by the id of the organization.
 struct Operation {
     id: String,
     method: Method,

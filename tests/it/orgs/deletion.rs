@@ -85,7 +85,7 @@ async fn an_organization_that_cannot_be_erased_does_not_prevent_the_erasure_of_o
 }
 
 #[tokio::test]
-async fn an_organization_that_cannot_be_scheduled_does_not_prevent_the_erasure_of_others() {
+async fn an_organization_whose_deletion_cannot_be_scheduled_does_not_prevent_the_erasure_of_others() {
     let app = TestApp::start().await;
     app.sql(
         "INSERT INTO organizations (name) VALUES ('Held'), ('Gone');

@@ -7,7 +7,7 @@ use super::{add, assert_status, create, leave, list_members, member, patch_membe
 use crate::support::{TestApp, User, app::fields};
 
 #[tokio::test]
-async fn an_admin_may_change_members_up_to_the_own_role_and_never_the_owner() {
+async fn an_admin_may_change_members_up_to_the_role_admin_and_never_the_owner() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let id = create(&app, &owner, "Acme").await;

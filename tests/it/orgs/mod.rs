@@ -89,7 +89,7 @@ async fn list_members(app: &TestApp, org: i64) -> Vec<String> {
     column(&app.database, &sql).await
 }
 
-/// Returns the ids of the owners of an organization. There must be exactly one.
+/// Returns the ids of the owners of an organization. An organization must have exactly one.
 async fn owner_ids(app: &TestApp, org: i64) -> Vec<String> {
     column(&app.database, &format!("SELECT user_id FROM memberships WHERE org_id = {org} AND role = 'owner'"))
         .await

@@ -1,5 +1,5 @@
 //! Concurrent requests. In most tests, a transaction of the test holds the row lock of the organization until all requests wait
-//! for it, so that they really run at once.
+//! for a lock, so that the requests overlap.
 
 use futures_util::future::join_all;
 use saas::services::housekeeping;

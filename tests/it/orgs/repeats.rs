@@ -47,11 +47,11 @@ async fn an_organization_is_changed_only_in_the_state_that_the_client_has_seen()
     assert_eq!((changed.status.as_u16(), &changed.body["name"]), (200, &json!("Beta")));
     let second = changed.header("etag").to_owned();
     assert_eq!(read(&first).await.header("etag"), second, "the change returns the new tag");
-    // A rename to the current name also gets 412, so a client can check its tag without changing anything.
+    // With an old tag, a rename to the current name gets 412 too.
     for name in ["Lost", "Beta"] {
         rename(&first, name).await.is_some_problem(412, "precondition_failed");
     }
-    // The role of the caller is part of the state, so it changes the tag.
+    // The role of the caller is part of the state, so another role has another tag.
     for role in ["viewer", "admin"] {
         assert_status(&patch_member(&app, id, &owner, &bob, json!({ "role": role })).await, 200);
         assert_eq!(read(&second).await.status.as_u16(), if role == "viewer" { 200 } else { 304 });

@@ -97,7 +97,7 @@ async fn every_list_has_pages_and_reports_unknown_and_invalid_parameters_togethe
         ask("serach=x", None).await.is_some_problem(401, "not_authenticated");
     }
     assert!(lists >= 6, "{lists}");
-    // The encoding of the path does not matter.
+    // An unknown parameter is also reported if the path is percent-encoded.
     let encoded: String = org.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let unknown = app.get(&format!("/orgs/{encoded}/members?serach=x"), Some(&admin)).await;
     assert_eq!(unknown.invalid_fields(), fields(&[("query.serach", "extra_forbidden")]));

@@ -237,7 +237,7 @@ impl TestApp {
         .await;
     }
 
-    /// Runs all due jobs in the current task.
+    /// Runs all due jobs.
     pub async fn run_jobs(&self) -> Summary {
         self.app.queue.run_jobs(jobs::ALL, self.app.clone()).await.unwrap()
     }

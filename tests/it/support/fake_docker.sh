@@ -78,7 +78,7 @@ fields() {
     awk -v id="$1" '$1 == id { print $2, $3, $4 == "" ? "plain" : $4, $5 == "" ? "running" : $5 }' "$FAKE/containers"
 }
 
-# Whether the container with the service $2, the image $3 and the settings $4 is one of $1.
+# Succeeds if $1 describes the container with the service $2, the image $3 and the settings $4.
 is_one_of() {
     case "$1" in
     "$2 $3" | "$2 $3 $4") true ;;

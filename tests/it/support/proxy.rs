@@ -38,6 +38,7 @@ pub struct Proxy {
 struct Answers {
     /// The next response that contains these bytes is lost.
     to_lose: Arc<Mutex<Option<Vec<u8>>>>,
+    /// The number of bytes that the server has sent.
     bytes: Arc<AtomicU64>,
 }
 

@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
-/// The migrated database that test databases are copied from.
+/// The database that [`TestDatabase::migrated`] copies.
 const TEMPLATE: &str = "migrated";
 
 pub struct Servers {

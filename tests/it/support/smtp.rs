@@ -100,7 +100,7 @@ impl SmtpServer {
         self.dialog.state.lock().unwrap().commands.clone()
     }
 
-    /// Refuses the next mails, as many as given, with a temporary error.
+    /// Refuses the next `mails` mails with a temporary error.
     pub fn refuse(&self, mails: u32) {
         self.dialog.state.lock().unwrap().refusals = mails;
     }

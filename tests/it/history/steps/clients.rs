@@ -111,7 +111,7 @@ impl History {
         Ok(())
     }
 
-    /// Returns an error unless the new ones of the jobs `ids` would exceed the limit of jobs or of bytes of their owner.
+    /// Returns an error unless the jobs in `ids` that are new would exceed the limit of jobs or of bytes of their owner.
     fn expect_over_limit(
         &self,
         group: Option<&str>,

@@ -86,7 +86,7 @@ impl History {
         format!("{kind}{}", self.named)
     }
 
-    /// Returns a random job, also one that has ended.
+    /// Returns the id of a random job, which may have ended. `None` if no job was pushed yet.
     fn some_job(&mut self) -> Option<String> {
         let n = self.model.jobs.len().checked_sub(1)?;
         // Prefers one of the 40 latest jobs.

@@ -134,7 +134,7 @@ impl History {
         for (at, first) in order.iter().enumerate().skip(usize::from(reserved)) {
             let queue = &after.queues[first];
             let must_wait = self.limits.contains_key(first) || !queue.groups.is_empty();
-            // Ignores groups of owners: the limit of an owner may delay their jobs, so these jobs may not wait for a slot.
+            // Ignores groups of owners, because their jobs may wait for the limit of the owner instead of a slot.
             let mut waiting = queue.groups.keys().filter(|group| owner_max == 0 || !may_be_held(group));
             let is_ready = !queue.list.is_empty() || waiting.next().is_some();
             if must_wait && is_ready && !self.paused.contains(first) {
@@ -273,7 +273,7 @@ impl History {
     /// new tick must not recover a job.
     pub(super) fn tick(&mut self, after_outage: bool) -> Check {
         if after_outage {
-            // Sets the time of the last tick.
+            // Sets the time of the last tick to 1970.
             self.engine.redis::<()>("SET", "tick", &["1"]);
         }
         let grace = after_outage || self.engine.redis("EXISTS", "grace", &[]);
