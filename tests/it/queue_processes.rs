@@ -27,7 +27,7 @@ use crate::support::{
 #[derive(Serialize, Deserialize)]
 struct Note {
     name: String,
-    ms: u64,
+    sleep_ms: u64,
     abort: bool,
 }
 
@@ -49,7 +49,7 @@ impl Job for Note {
         if self.abort {
             std::process::abort();
         }
-        tokio::time::sleep(Duration::from_millis(self.ms)).await;
+        tokio::time::sleep(Duration::from_millis(self.sleep_ms)).await;
         Ok(())
     }
 }
@@ -138,8 +138,8 @@ impl Fleet {
         all
     }
 
-    async fn enqueue(&self, names: std::ops::Range<usize>, ms: u64) -> Vec<String> {
-        let notes: Vec<_> = names.map(|n| Note { name: n.to_string(), ms, abort: false }).collect();
+    async fn enqueue(&self, names: std::ops::Range<usize>, sleep_ms: u64) -> Vec<String> {
+        let notes: Vec<_> = names.map(|n| Note { name: n.to_string(), sleep_ms, abort: false }).collect();
         self.queue.queue.enqueue_all(&notes, Origin::default(), EnqueueOptions::default()).await.unwrap()
     }
 
@@ -185,7 +185,7 @@ async fn no_job_is_lost_when_workers_are_killed() {
 async fn a_job_that_aborts_its_process_fails_and_others_do_not() {
     let mut fleet = Fleet::new(1, 10).await;
     fleet.enqueue(0..5, 50).await;
-    let poison = Note { name: "poison".into(), ms: 0, abort: true };
+    let poison = Note { name: "poison".into(), sleep_ms: 0, abort: true };
     let poison = fleet.queue.queue.enqueue(&poison, Origin::default()).await.unwrap();
     for run in 1..=3 {
         eventually("the job is running", || async {
@@ -263,7 +263,7 @@ async fn a_suspended_scheduler_does_not_run_jobs_twice() {
         when: saas::queue::When::In(Duration::from_millis(200)),
         ..EnqueueOptions::default()
     };
-    let notes: Vec<_> = (0..200).map(|n| Note { name: n.to_string(), ms: 0, abort: false }).collect();
+    let notes: Vec<_> = (0..200).map(|n| Note { name: n.to_string(), sleep_ms: 0, abort: false }).collect();
     fleet.queue.queue.enqueue_all(&notes, Origin::default(), soon).await.unwrap();
     eventually("some jobs have started", || async { (fleet.ran().len() >= 50).then_some(()) }).await;
     fleet.workers[0].signal("CONT");
