@@ -1,8 +1,8 @@
 #!/bin/sh
 # A replacement of docker for the tests of scripts/deploy. Its state is in files below $FAKE:
 #   images/<tag>     the id of the image with this tag. In the name of the file, `_` replaces `/` and `:`
-#   containers       one line for each container: its id, its service, the id of its image, its settings and its state. A line
-#                    without the last two stands for `plain` and `running`
+#   containers       one line for each container: its id, its service, the id of its image, its settings (`plain` if absent)
+#                    and its state (`running` if absent)
 #   next             the last number that `compose up` has given to a container
 #   calls            the calls of build, exec, pull, run, stop and up, in order, except `up` of servers and with --no-start
 #   servers          the calls of `compose up` for other services than the API and the workers
