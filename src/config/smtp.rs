@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_urls_are_refused_without_the_password() {
+    fn errors_about_invalid_urls_do_not_contain_the_password() {
         for (url, problem) in [
             ("mail.example.com:25", "does not begin with smtp://"),
             ("http://u:hunter2@mail", "does not begin with smtp://"),

@@ -62,10 +62,10 @@ enum Address {
 }
 
 impl Target {
-    /// Creates the target. Reads the certificates and keys that the options name.
+    /// Creates the target. Reads the certificates and keys that the connections need: none for Unix sockets or without TLS.
     ///
     /// # Errors
-    /// If a file cannot be read or is invalid, the certificate and the key of the client do not belong together, or a root
+    /// If a needed file cannot be read or is invalid, the certificate and the key of the client do not belong together, or a root
     /// certificate is needed and none is found.
     pub(super) fn new(options: PostgresOptions) -> anyhow::Result<Self> {
         // TLS is used for TCP only, as in libpq.

@@ -17,7 +17,7 @@
 //! # Add a mail with a link
 //!
 //! 1. A migration that adds the purpose of the link to the CHECK of `one_time_tokens.purpose`.
-//! 2. `models/one_time_token.rs`: a row in `Purpose`.
+//! 2. `models/one_time_token.rs`: a variant of `Purpose`.
 //! 3. `mail/messages/link.rs`: a [`LinkEmail`] with subject, text, page and lifetime.
 //! 4. `services/outbox.rs`: a variant of `OutboxMessage`, and its arms in `link_email` (who receives it, and whether it is
 //!    still needed), `max_age` and `is_known_to_0_1_0` (`false`).

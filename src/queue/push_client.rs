@@ -174,7 +174,7 @@ impl Replication {
         answers.into_iter().map(|answer| answer.and_then(|known| waited().map(|()| known))).collect()
     }
 
-    /// Waits until the replicas have what was written on a connection.
+    /// Waits until `self.replicas` replicas have what was written on a connection, or their time limit is over.
     async fn wait(
         &self,
         mut connection: MultiplexedConnection,

@@ -64,7 +64,7 @@ pub(super) struct Usage {
 }
 
 impl Bucket {
-    /// A full bucket. Its subject is arbitrary.
+    /// The initial value of each place in the table: a full bucket, whose subject is arbitrary.
     pub(super) const UNUSED: Self = Self::new(Subject { caller: Caller::Network(None), class: Class::Auth });
 
     /// Creates a full bucket.

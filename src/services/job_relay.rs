@@ -42,7 +42,7 @@ const MAIL_TASK: &str = SendEmailMessage::NAME;
 struct JobToEnqueue {
     id: Uuid,
     job: PreparedJob,
-    /// Time since the first attempt of an earlier relay; `None` if this is the first attempt.
+    /// Time since a relay first tried to enqueue the job; `None` if this is the first attempt.
     tried: Option<Duration>,
 }
 

@@ -67,7 +67,7 @@ const MIN_FREE_DISK_MB: u64 = 512;
 const MAX_COUNTED_JOBS: i64 = 1_000;
 /// Maximum number of prefixes with jobs that are listed.
 const MAX_LISTED_PREFIXES: usize = 5;
-/// Maximum number of accounts without an address key that are listed.
+/// Maximum number of accounts that are listed because they have no key of their address.
 const MAX_LISTED_ADDRESSES: i64 = 20;
 /// Maximum number of admins whose passwords are verified. The admins with the newest passwords come first.
 const MAX_CHECKED_ADMINS: u32 = 100;

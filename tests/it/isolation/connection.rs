@@ -237,7 +237,7 @@ async fn without_the_tenant_role_queries_fail_and_doctor_prints_the_statement_th
     let first = "SELECT name AS value FROM products ORDER BY id LIMIT 1";
     assert_eq!(query(&product, &org, first).await.unwrap(), ["own product"]);
 
-    // The state after a restore of a backup without privileges.
+    // As after a restore of a backup without privileges: some privileges are missing.
     app.database
         .sql("REVOKE INSERT ON audit_log FROM saas_tenant; REVOKE UPDATE ON products FROM saas_tenant")
         .await;
