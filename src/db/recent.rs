@@ -34,7 +34,7 @@ pub struct RecentReads<K, V> {
 /// A result of a query.
 struct CachedRead<V> {
     outcome: Outcome<V>,
-    /// The time before the query was sent; for a failed query, the time of the failure.
+    /// A time just before the query was sent; for a failed query, the time of the failure.
     read_at: Instant,
     epoch: u64,
 }

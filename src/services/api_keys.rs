@@ -30,8 +30,6 @@ use crate::{
 
 /// Default lifetime of a key.
 pub const DEFAULT_LIFETIME_DAYS: i32 = 90;
-/// Maximum lifetime of a key that expires.
-pub const MAX_LIFETIME_DAYS: i32 = 365;
 /// Maximum time for which the old and the new secret are both valid after a rotation.
 pub const MAX_OVERLAP_HOURS: u64 = 24;
 /// Maximum number of valid keys of an organization.

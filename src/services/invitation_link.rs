@@ -30,7 +30,7 @@ impl InvitationLink {
     /// [`Error::Internal`] if there is no key to derive tokens. A running server always has such a key.
     pub(super) fn new(app: &App) -> Result<Self> {
         let id = Uuid::new_v4();
-        Ok(Self { id, token: current_token(app, id)? })
+        Ok(Self { id, token: token_of_current_key(app, id)? })
     }
 
     /// Returns the hash of the token.
@@ -45,7 +45,7 @@ impl InvitationLink {
     }
 }
 
-fn current_token(app: &App, link_id: Uuid) -> Result<OpaqueToken> {
+fn token_of_current_key(app: &App, link_id: Uuid) -> Result<OpaqueToken> {
     app.tokens
         .invitation_tokens(link_id)
         .next()
@@ -87,7 +87,7 @@ async fn usable_token(app: &App, invitation: &Invitation) -> Result<Option<Strin
     }
     // This process does not have the key from which the token was derived. Either `SECRET_KEY` was replaced, or `SECRET_KEY` is
     // not set in development, so that each process has a random key. So the invitation gets a new token.
-    let token = current_token(app, *link_id)?;
+    let token = token_of_current_key(app, *link_id)?;
     let replaced = app
         .db
         .run(async |conn| Ok(Invitation::set_token_hash(conn, *id, *link_id, &token.hash).await?))

@@ -189,7 +189,7 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
     Ok(was_enabled)
 }
 
-/// Replaces the recovery codes, which requires a code. Returns the new recovery codes.
+/// Replaces the recovery codes. `code` is one of the authenticator or a recovery code. Returns the new recovery codes.
 ///
 /// # Errors
 /// As [`disable`], without those about the password.

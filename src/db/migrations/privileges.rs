@@ -70,8 +70,8 @@ SELECT format('the role %I has to be a member of the role saas_tenant, and the r
           AND NOT (rolsuper OR (rolcreaterole AND (tenant IS NULL OR NOT is_new))
                    OR coalesce(pg_has_role(tenant, 'MEMBER WITH ADMIN OPTION'), false))";
 
-/// Returns the privileges that the role of the connection lacks for a script, and the missing schema or extensions, each with
-/// the fix.
+/// Returns the privileges that the role of the connection lacks for a script, the missing schema or extensions, and the missing
+/// membership of the product's role in `saas_tenant`, each with the fix.
 pub(super) async fn missing(mut conn: &AsyncPgConnection, sql: &str) -> QueryResult<Vec<String>> {
     let text = without_comments(sql).to_lowercase();
     let words = text.split(|c: char| !c.is_alphanumeric() && !['_', '$'].contains(&c));

@@ -176,7 +176,8 @@ impl Stack {
     /// Waits until no job is queued, scheduled or running.
     ///
     /// # Errors
-    /// If jobs are left after [`JOBS_TIMEOUT`]: the report would count them as jobs that never ran.
+    /// If jobs are left after [`JOBS_TIMEOUT`], because the report would count them as jobs that never ran, or if the request for
+    /// the queues fails.
     pub async fn wait_for_jobs(&self) -> Result<()> {
         let [left, _] = jobs_left(&self.client, &self.settings.url(), &self.admin, JOBS_TIMEOUT).await?;
         ensure!(left == 0, "{left} jobs have not ended {} s after the load", JOBS_TIMEOUT.as_secs());

@@ -82,9 +82,9 @@ pub struct Figures {
     pub logouts: Rounds,
     /// The shutdown under load.
     pub stop: Outcome,
-    /// Megabytes before and after the load; empty if the system does not report them.
+    /// Megabytes of the idle server before and after the load; empty if the system does not report them.
     pub memory: [Rounds; 2],
-    /// Wake-ups per second before and after the load; empty if the system does not report them.
+    /// Wake-ups per second of the idle server before and after the load; empty if the system does not report them.
     pub wake_ups: [Rounds; 2],
 }
 

@@ -109,7 +109,7 @@ async fn a_slug_belongs_to_one_organization_also_for_concurrent_requests() {
 async fn the_number_of_own_organizations_is_limited_also_for_concurrent_requests() {
     let app = TestApp::with(&["--max-organizations-per-user=3"]).await;
     let user = app.user().await;
-    // The personal organization does not count.
+    // This request creates the personal organization, which does not count toward the limit.
     app.get("/orgs", Some(&user)).await;
     let made = join_all((0..8).map(|_| app.post("/orgs", Some(&user), json!({ "name": "Acme" })))).await;
     assert_eq!(made.iter().filter(|answer| answer.status == 201).count(), 3);

@@ -189,7 +189,7 @@ fn org_name(organization: &str) -> String {
     one_line(organization, MAX_ORGANIZATION_CHARS)
 }
 
-/// Returns `prefix` followed by the address on one line, or an empty string without an address.
-fn with_prefix(prefix: &str, address: Option<&str>) -> String {
-    address.map(|address| format!("{prefix}{}", one_line(address, MAX_EMAIL_CHARS))).unwrap_or_default()
+/// Returns `prefix` followed by the text on one line, or an empty string without a text.
+fn with_prefix(prefix: &str, text: Option<&str>) -> String {
+    text.map(|text| format!("{prefix}{}", one_line(text, MAX_EMAIL_CHARS))).unwrap_or_default()
 }
