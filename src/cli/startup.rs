@@ -99,7 +99,7 @@ pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
 }
 
 /// Creates the first admin if there is no admin, and `FIRST_SUPERUSER_PASSWORD` is set and not the default. Creates none
-/// if a user has the address. Returns whether the admin was created.
+/// if a user has the address in `FIRST_SUPERUSER_EMAIL`. Returns whether the admin was created.
 ///
 /// # Errors
 /// As [`check_admin`] and [`ensure_admin`]: if the settings are invalid, the database does not answer, or the password cannot

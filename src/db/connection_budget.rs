@@ -13,7 +13,7 @@ const OWN_CONNECTIONS: i64 = 1;
 /// the connections that are reserved, for example for superusers, the limit of the role, and the limit of the database. For
 /// the server and the database, the connections of other roles count too: every role sees their database and role in
 /// `pg_stat_activity`.
-const LIMITS: &str = "
+const LIMITS_SQL: &str = "
 WITH backend AS (SELECT datid, usesysid FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL)
 SELECT 'max_connections' AS name,
        current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
@@ -57,7 +57,7 @@ impl ConnectionBudget {
     /// # Errors
     /// If the query fails, for example because the server does not answer.
     pub async fn read(mut conn: &AsyncPgConnection, pool_size: u32) -> QueryResult<Self> {
-        let limits = diesel::sql_query(LIMITS).load::<Limit>(&mut conn).await?;
+        let limits = diesel::sql_query(LIMITS_SQL).load::<Limit>(&mut conn).await?;
         let free = |limit: &Limit| limit.usable - limit.used + 1;
         let needed = i64::from(pool_size) + OWN_CONNECTIONS;
         // A limit that is too low for one process comes first, because a limit with fewer free connections may become free.

@@ -17,7 +17,8 @@ const NEW_VALUE_WEIGHT: f64 = 0.125;
 
 /// Fetched jobs that wait for a slot, and how many to fetch.
 ///
-/// A short job ends long before the next round trip fetches another, so its slot is mostly idle. While jobs are short, the
+/// Without prefetching, the slot of a short job would be mostly idle: the job ends long before the next round trip fetches
+/// another. While jobs are short, the
 /// worker prefetches about twice as many jobs as end between two round trips, up to [`MAX_WAITING_JOBS`].
 #[derive(Default)]
 pub(super) struct Prefetch {

@@ -1,4 +1,4 @@
-//! The client that pushes jobs, and waits for replicas if the client of the queue asks for that.
+//! The client that pushes jobs, and waits for replicas if `Queue::wait_for_replicas` has been called.
 //!
 //! `WAIT` blocks its connection, and covers the writes of that connection. So a push and its `WAIT` use a connection that
 //! no other call uses at the same time. Pushes of one batch share one `WAIT`.

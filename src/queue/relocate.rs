@@ -52,8 +52,9 @@ pub enum MoveError {
     /// A worker of the old place has sent a heartbeat in the last 30 seconds.
     #[error("workers of the old prefix are running")]
     Workers,
-    /// This number of jobs are left in the old place, and the last round has moved none. Probably they are in no list.
-    #[error("{0} jobs are in no list")]
+    /// This number of jobs are left in the old place, and the last round has moved none. Probably their envelopes are in the hash
+    /// `jobs`, but no list, sorted set or lease of a queue has their ids.
+    #[error("{0} jobs are probably not listed in any queue")]
     Left(u64),
     #[error("the old place cannot be used")]
     Source(#[source] Error),

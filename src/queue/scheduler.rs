@@ -138,7 +138,7 @@ impl Scheduler {
         match &answer {
             Ok(0) => {}
             Ok(fired) => tracing::debug!(fired, "periodic jobs enqueued"),
-            // The next tick tries again.
+            // A closed connection is not logged as a failure of the periodic jobs. The next tick uses a new connection.
             Err(error) if is_closed(error) => return self.connection.record_failure(error),
             Err(error) if !self.cron_failed => {
                 tracing::warn!(error = %error, "cannot enqueue periodic jobs")

@@ -73,9 +73,8 @@ impl RouteCatalog {
         self.paths.get(&without_names(pattern))
     }
 
-    /// Returns the errors of all invalid parameters of a request for a list if the request has an unknown or repeated query
-    /// parameter. The parser of poem-openapi ignores such parameters. Otherwise, returns an empty list. `pattern` is the pattern
-    /// of the router.
+    /// If a request for a list has an unknown or repeated query parameter, which the parser of poem-openapi ignores, returns the
+    /// errors of all its invalid parameters. Otherwise, returns an empty list. `pattern` is the pattern of the router.
     pub fn ignored_param_errors(&self, pattern: &str, request: &FailedRequest<'_>) -> Vec<FieldError> {
         let Some(documented) = self.find(pattern) else { return Vec::new() };
         let query = query(request);

@@ -175,7 +175,7 @@ impl Me {
 
     /// Changes your name.
     ///
-    /// Fails with 412 `precondition_failed` if the current `ETag` of the user is not in `If-Match`.
+    /// Fails with 412 `precondition_failed` if the request has `If-Match` without the current `ETag` of the user.
     #[oai(path = "/", method = "patch", operation_id = "update_me")]
     async fn update(
         &self,

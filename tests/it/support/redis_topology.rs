@@ -81,7 +81,7 @@ impl Node {
         self.info().await.contains("role:master")
     }
 
-    async fn until_replicated_to(&self, replicas: usize) {
+    async fn until_replicas_are_connected(&self, replicas: usize) {
         eventually("the replicas are connected", || async {
             (self.info().await.matches("state=online").count() == replicas).then_some(())
         })
@@ -114,7 +114,7 @@ impl SentinelGroup {
         let replica = |port: &u16| Node::start(*port, &["--replicaof", "127.0.0.1", &primary]);
         servers.extend(ports[1..=replicas].iter().map(replica));
         // The Sentinels learn of a replica at once only if it is already connected.
-        servers[0].until_replicated_to(replicas).await;
+        servers[0].until_replicas_are_connected(replicas).await;
         let quorum = sentinels / 2 + 1;
         let sentinel = |port: &u16| Node::sentinel(*port, first, quorum);
         let sentinels: Vec<_> = ports[1 + replicas..].iter().map(sentinel).collect();
@@ -206,7 +206,7 @@ impl Cluster {
             })
             .await;
         }
-        self.owner().until_replicated_to(1).await;
+        self.owner().until_replicas_are_connected(1).await;
         // The cluster does not list a replica without data.
         self.owner().replicate().await;
         for node in &self.nodes {
