@@ -85,8 +85,6 @@ impl RedisPool {
         let last_error = LastError::default();
         let connections = bb8::Pool::builder()
             .max_size(POOL_SIZE)
-            // Most commands use one connection, which sends those of the same moment together.
-            .queue_strategy(bb8::QueueStrategy::Lifo)
             .connection_timeout(timeout)
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))

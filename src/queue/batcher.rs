@@ -26,8 +26,8 @@ pub(super) trait BatchHandler: Clone + Send + Sync + 'static {
     /// Processes a batch, and replies to the caller of each item.
     ///
     /// # Errors
-    /// The first error [`Error::Unavailable`] among the replies. The items that wait for the next batches then fail with the
-    /// same error, because each of these batches could wait for its own time-out.
+    /// An error [`Error::Unavailable`] with which the items that wait for the next batches fail too, so that these batches do not
+    /// wait for their own time-outs.
     fn handle(
         &self,
         batch: Vec<Submitted<Self::Item, Self::Output>>,

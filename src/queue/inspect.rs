@@ -148,7 +148,10 @@ impl Queue {
     /// # Errors
     /// As [`Self::status`].
     pub async fn status_without_payload(&self, id: &str) -> Result<Option<JobStatus>> {
-        JobStatus::parse(id, self.status_batches().read(id).await?)
+        match self.status_batches().read(id).await? {
+            Some(answer) => JobStatus::parse(id, answer),
+            None => Ok(self.read_statuses(&[id.to_owned()], 0, usize::MAX).await?.pop()),
+        }
     }
 
     /// Returns the status of each of these jobs that exists, without payloads and results. Reads up to 200 jobs in one call

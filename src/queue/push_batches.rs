@@ -64,7 +64,7 @@ impl BatchHandler for PushBatches {
         }
         let pushes: Vec<_> = destinations.into_iter().collect();
         let replies = self.push_each(&pushes).await;
-        let mut unavailable = find_unavailable(&replies);
+        let unavailable = find_unavailable(&replies);
         let mut single = Vec::new();
         for ((destination, jobs), reply) in pushes.into_iter().zip(replies) {
             let is_limit = reply.as_ref().is_err_and(|error| matches!(**error, Error::OwnerLimit(_)));
@@ -75,12 +75,14 @@ impl BatchHandler for PushBatches {
                 jobs.into_iter().for_each(|job| job.reply(reply.clone()));
             }
         }
-        if !single.is_empty() {
-            let replies = self.push_each(&single).await;
-            unavailable = unavailable.or_else(|| find_unavailable(&replies));
-            for ((_, jobs), reply) in single.into_iter().zip(replies) {
-                jobs.into_iter().for_each(|job| job.reply(reply.clone()));
-            }
+        let replies = match &unavailable {
+            // Another push would wait for its own time-out.
+            Some(error) => single.iter().map(|_| Err(error.clone())).collect(),
+            None => self.push_each(&single).await,
+        };
+        let unavailable = unavailable.or_else(|| find_unavailable(&replies));
+        for ((_, jobs), reply) in single.into_iter().zip(replies) {
+            jobs.into_iter().for_each(|job| job.reply(reply.clone()));
         }
         unavailable.map_or(Ok(()), Err)
     }

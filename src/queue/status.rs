@@ -62,7 +62,7 @@ impl JobStatus {
     pub(super) fn parse(id: &str, answer: Vec<redis::Value>) -> Result<Option<Self>> {
         Ok(match &answer[..] {
             [] => None,
-            [_, ended, outcome] => {
+            [_, ended, outcome] | [_, ended, outcome, _] => {
                 let text = |value| String::from_redis_value_ref(value).map_err(Error::internal);
                 let ended = text(ended)?;
                 let (state, owner, scope) = parse_ended(&ended)

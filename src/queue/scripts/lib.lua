@@ -16,7 +16,8 @@ local function queue_of(envelope)
   local q = string.match(envelope, '^{"v":%d+,"task":"[^"\\]*","queue":"([^"\\]*)"')
   if q then return q end
   local ok, decoded = pcall(cjson.decode, envelope)
-  return ok and type(decoded) == 'table' and decoded.queue or ''
+  local named = ok and type(decoded) == 'table' and decoded.queue
+  return type(named) == 'string' and named or ''
 end
 
 -- Returns the name of the queue in which a job has failed; nil if the job has not failed. If the envelope names no

@@ -3,7 +3,8 @@
 --   (bytes), 0 to omit all results; ids..
 -- Returns for each id one of:
 --   {} if the job is unknown
---   {'done', state, outcome or '' if no outcome is kept} if it has finished or was canceled
+--   {'done', state, outcome or '' if no outcome is kept} if it has finished or was canceled; with a fourth value if the result is
+--     omitted
 --   {state, envelope, failures, crashes, error, progress, extra} for other jobs. `extra` is the holder of a running job
 --     (`token|worker|started at`), the time at which a failed job has failed or a scheduled or deferred job
 --     is due (ms), or nil for a queued job
@@ -14,12 +15,13 @@ local function without_payload(text, tail)
   local from = #text > max_bytes and string.find(text, ',"payload":', 1, true)
   return from and string.sub(text, 1, from) .. '"payload":null}' .. tail or text
 end
--- Returns an outcome without its result if the outcome is large. Only fields with numbers follow the result: an outcome with a
--- reason has no result.
+-- Returns an outcome without its result, and 1, if the outcome is large; else the outcome. Only fields with numbers follow the
+-- result: an outcome with a reason has no result.
 local function without_result(text)
   local from = #text > max_outcome and string.find(text, ',"r":', 1, true)
   local rest = from and string.match(text, ',"n":%d+,[^{}%[%]]*}$')
-  return rest and string.sub(text, 1, from - 1) .. rest or text
+  if rest then return string.sub(text, 1, from - 1) .. rest, 1 end
+  return text
 end
 local function read(id)
   local envelope = rc('HGET', P .. ':jobs', id)
@@ -29,7 +31,8 @@ local function read(id)
     local text = find_record(OUTCOME, id) or ''
     -- Only the outcome of a job that was canceled while it waited has an envelope, at its end.
     local has_envelope = string.find(text, '{"by":"', 1, true) == 1
-    return { 'done', state, has_envelope and without_payload(text, '}') or without_result(text) }
+    if has_envelope then return { 'done', state, without_payload(text, '}') } end
+    return { 'done', state, without_result(text) }
   end
   local out = { 'queued', without_payload(envelope, '') }
   for _, key in ipairs({ ':att', ':crash', ':err', ':prog', ':run' }) do out[#out + 1] = rc('HGET', P .. key, id) end
