@@ -296,6 +296,9 @@ mod tests {
         assert_eq!(tls("sslmode=allow").mode, SslMode::Allow);
         assert_eq!(tls("ssl=true").mode, SslMode::Require);
         assert_eq!(tls("sslmode=disable&sslmode=verify-full").mode, SslMode::VerifyFull);
+        let versions = "ssl_min_protocol_version=TLSv1.3&ssl_min_protocol_version=TLSv1.2&ssl_max_protocol_version=TLSv1.2";
+        let with_versions = tls(&format!("{versions}&ssl_max_protocol_version=TLSv1.3"));
+        assert_eq!((with_versions.allow_tls12, with_versions.allow_tls13), (true, true));
         assert_eq!(tls("sslrootcert=system").mode, SslMode::VerifyFull);
         let with_file = tls("sslmode=require&sslrootcert=%2Fca.pem");
         assert_eq!(

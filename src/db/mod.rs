@@ -164,7 +164,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // An attempt waits for a connection and then works. Retries after conflicts do not extend this time limit.
+        // Bounds all attempts together, of which each waits for a connection and then works.
         let deadline = Instant::now() + 2 * timeout;
         let mut conflicts = Conflicts::default();
         loop {

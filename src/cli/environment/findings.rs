@@ -89,6 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_problem_is_explained_only_by_a_problem_of_the_same_setting() {
+        let findings =
+            Findings { problems: vec!["SECRET_KEY has no closing quote".into()], ..Default::default() };
+        assert!(findings.explains("SECRET_KEY is not set"));
+        assert!(!findings.explains("no database is configured") && !findings.explains("KEY is short"));
+    }
+
+    #[test]
     fn whole_names_are_found_in_messages() {
         assert!(mentions("SECRET_KEY is short", "SECRET_KEY") && mentions("set PORT.", "PORT"));
         assert!(!mentions("SECRET_KEY_PREVIOUS is short", "SECRET_KEY") && !mentions("REDIS_PORT", "PORT"));

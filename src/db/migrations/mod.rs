@@ -173,12 +173,11 @@ impl Migrations {
         }
         let mut untried = &pending[..];
         if applied_versions(conn).await?.is_empty() {
-            let failed = run::rehearse(conn, &pending).await?;
+            let (applied, failed) = run::rehearse(conn, &pending).await?;
             if let Some(failed) = failed.filter(|failed| !was_interrupted(failed)) {
                 return Ok(Some(failure::explain(conn, &failed).await.join(" ").replace('\n', " ")));
             }
-            let tried = pending.iter().take_while(|migration| run::can_be_rehearsed(migration)).count();
-            untried = &pending[tried..];
+            untried = &pending[applied..];
         }
         let scripts = untried.iter().map(|migration| &*migration.up).collect::<Vec<_>>().join("\n");
         let missing = privileges::missing(conn, &scripts).await?;

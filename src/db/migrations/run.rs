@@ -188,14 +188,14 @@ impl migration::Migration<Pg> for Script {
     }
 }
 
-/// Applies migrations in one transaction and rolls it back. Returns the first script that fails. A wait of 2 s for a lock and
+/// Applies migrations in one transaction and rolls it back. Returns the number of applied scripts, and the script that fails. A wait of 2 s for a lock and
 /// a statement of 10 s count as failures. Stops before the first migration that cannot be rehearsed.
 pub(super) async fn rehearse(
     mut conn: &AsyncPgConnection,
     migrations: &[&Migration],
-) -> QueryResult<Option<Failed>> {
+) -> QueryResult<(usize, Option<Failed>)> {
     conn.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'").await?;
-    let mut failed = None;
+    let (mut applied, mut failed) = (0, None);
     for migration in migrations.iter().take_while(|migration| can_be_rehearsed(migration)) {
         let script = Script::up(migration);
         if let Err(error) = conn.batch_execute(script.sql()).await {
@@ -203,13 +203,14 @@ pub(super) async fn rehearse(
             failed = Some(Failed { script, error, position, effect: Effect::Nothing });
             break;
         }
+        applied += 1;
     }
     conn.batch_execute("ROLLBACK").await?;
-    Ok(failed)
+    Ok((applied, failed))
 }
 
 /// Returns whether a rollback undoes `up.sql`: the script runs in a transaction, and has no statement that ends it.
-pub(super) fn can_be_rehearsed(migration: &Migration) -> bool {
+fn can_be_rehearsed(migration: &Migration) -> bool {
     migration.in_transaction && !lint::ends_transaction(&migration.up)
 }
 
