@@ -51,8 +51,9 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Parses the command line and runs the subcommand. Exit codes: 0 success, 1 failure, 2 wrong usage or, except for `saas
-/// doctor`, a setting that cannot be read or parsed.
+/// Parses the command line and runs the subcommand. Exit codes: 0 success; 1 failure, also because of a setting that the command
+/// refuses, such as an invalid `REDIS_URL`; 2 wrong usage or, except for `saas doctor`, a variable, a line of `.env` or a file of
+/// a secret that cannot be read, or whose value clap refuses.
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let command = Cli::command();

@@ -214,7 +214,7 @@ impl ApiKey {
             .await
     }
 
-    /// Revokes a key. Returns how many were revoked, 0 or 1.
+    /// Revokes a key, also an expired one. Returns 1, or 0 if the key was already revoked or does not exist.
     pub async fn revoke(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::update(api_keys::table.find(id).filter(api_keys::revoked_at.is_null()))

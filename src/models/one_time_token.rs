@@ -30,7 +30,8 @@ pub struct OneTimeToken {
 }
 
 impl OneTimeToken {
-    /// Inserts a token that expires after `lifetime`.
+    /// Inserts a token that expires after `lifetime`, in whole seconds. `hash` is the hash of the token. `email` is the address that
+    /// the token is sent to; `None` for a login, because its client gets the token directly.
     pub async fn insert(
         mut conn: &AsyncPgConnection,
         hash: &[u8],

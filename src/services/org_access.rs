@@ -74,7 +74,8 @@ pub fn check(
 ///
 /// # Errors
 /// As [`check`]; [`Error::NotFound`] also if the key belongs to another organization; [`Error::ScopeMissing`];
-/// [`Error::SessionRequired`] without `permission`, and if the permission cannot be a scope.
+/// [`Error::SessionRequired`] without `permission`, and if the permission cannot be a scope; [`Error::Internal`] if
+/// `identity.hash` does not have the 32 bytes of a SHA-256. [`KeyIdentity::find`] returns only such hashes.
 pub fn check_key(
     identity: &KeyIdentity,
     org_id: i64,

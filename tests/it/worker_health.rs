@@ -109,7 +109,9 @@ async fn the_directory_of_health_files_can_be_set_and_must_be_usable() {
     // Another user may have created a link in a directory that all users can write to.
     let default = dir.path().join(format!("saas-{}", rustix::process::geteuid().as_raw()));
     symlink(&chosen, default).unwrap();
-    check(dir.path()).await.failed(1, &["cannot read the files of the workers", "another user"]);
+    check(dir.path())
+        .await
+        .failed(1, &["cannot read the files of the workers", "it is not a directory of this user"]);
 }
 
 #[tokio::test]
