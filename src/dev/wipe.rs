@@ -10,7 +10,7 @@ const SERVER_DIRS: [&str; 2] = ["postgres", "redis"];
 
 /// Deletes the data of `saas dev` in its state directory `dir`, and the data of its servers in the fallback directories. Keeps
 /// the entries of `dir` that `except` names. First waits for the PostgreSQL server of an earlier run, as
-/// [`wait_for_previous_server`] does.
+/// `wait_for_previous_server` does.
 ///
 /// # Errors
 /// If `dir` cannot be read, or a file or directory cannot be removed.

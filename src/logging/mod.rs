@@ -20,7 +20,7 @@ const MAX_WAITING_LINES: usize = 8_192;
 /// Starts logging. Call it once, and keep the guard until the command ends: dropping it writes the remaining lines.
 ///
 /// A thread writes the lines. So lines that are logged at the same time share a system call, and requests and jobs do not wait
-/// for system calls. The queue drops no line: while [`MAX_WAITING_LINES`] lines wait for the thread, logging waits.
+/// for system calls. The queue drops no line: while `MAX_WAITING_LINES` lines wait for the thread, logging waits.
 ///
 /// # Errors
 /// If `LOG_LEVEL` is invalid or logging has already been started.

@@ -28,7 +28,7 @@ use crate::{
 ///
 /// # Errors
 /// Those of [`actor::check`](super::actor::check) if the actor may no longer make the change;
-/// [`Error::InvalidToken`](crate::error::Error::InvalidToken) also if the account or the session of the actor no longer exists;
+/// [`Error::InvalidToken`] also if the account or the session of the actor no longer exists;
 /// those of `work`, after a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
 pub async fn change<T>(
     app: &App,

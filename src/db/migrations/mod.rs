@@ -83,7 +83,7 @@ impl Migrations {
     /// Applies the pending migrations and returns their names.
     ///
     /// # Errors
-    /// As [`db::connect`], and if a migration is pending, as [`db::connect_directly`]; also if a query fails, two migrations
+    /// As [`db::connect()`], and if a migration is pending, as [`db::connect_directly`]; also if a query fails, two migrations
     /// have the same version, or a pending migration is empty or fails. Migrations before the failed one stay applied.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
         // Without a pending migration, no lock is needed. So replicas of the product can start through a pooler.
@@ -104,7 +104,7 @@ impl Migrations {
     /// applied.
     ///
     /// # Errors
-    /// As [`db::connect`]; also if a query fails, some migrations are applied but fewer than `count`, or one of the `count`
+    /// As [`db::connect()`]; also if a query fails, some migrations are applied but fewer than `count`, or one of the `count`
     /// newest has no statement in its `down.sql` or was applied by another build.
     pub async fn plan(&self, settings: &Database, count: usize) -> anyhow::Result<Plan> {
         let conn = db::connect(settings).await?;
