@@ -9,7 +9,7 @@ use crate::support::{
     TestApp, eventually,
     own_redis::OwnRedis,
     process::{production_command, run},
-    queue::{Behavior, Task, TestQueue, connect},
+    queue::{Behavior, Task, TestQueue, client_with, connect},
     servers::TestDatabase,
 };
 
@@ -46,10 +46,12 @@ impl Pair {
         redis::cmd("DEL").arg("confirmed").query_async::<()>(&mut conn).await.unwrap();
     }
 
-    /// Returns a queue that accepts a job only after the replica has it.
+    /// Returns a queue that accepts a job only after the replica has it. Its time limit is longer than the default, because a
+    /// replica on a busy machine may confirm late.
     fn queue(&self) -> TestQueue {
         let mut queue = self.primary.queue();
-        queue.queue = queue.queue.clone().wait_for_replicas(1);
+        queue.queue =
+            client_with(&self.primary.url(), "rq", &["--redis-timeout-ms=3000"]).wait_for_replicas(1);
         queue
     }
 
