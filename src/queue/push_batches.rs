@@ -78,6 +78,8 @@ impl BatchHandler for PushBatches {
         let replies = match &unavailable {
             // Another push would wait for its own time-out.
             Some(error) => single.iter().map(|_| Err(error.clone())).collect(),
+            // Without jobs, a push would still wait for the replicas.
+            None if single.is_empty() => Vec::new(),
             None => self.push_each(&single).await,
         };
         let unavailable = unavailable.or_else(|| find_unavailable(&replies));
